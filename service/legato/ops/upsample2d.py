@@ -1,0 +1,22 @@
+"""Twofold upsampling of the running RGB image (StyleGAN2's skip architecture, Karras et al. 2020, fig. 7)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from legato.ops._check import check_floating, check_tensor
+
+
+def upsample2d(
+    image: Tensor,  # [B, C, H, W]
+) -> Tensor:  # [B, C, 2H, 2W]
+    """Insert zeros and filter with [1,3,3,1] x [1,3,3,1], zeros outside the image; plain torch on every device.
+
+    The two-fold bilinear kernel is that filter, so bilinear interpolation of the image with a border of one zero is exactly it.
+    Raises ValueError or TypeError unless the image is a floating-point [B,C,H,W].
+    """
+    check_floating("upsample2d", "image", image)
+    check_tensor("upsample2d", "image", image, (None, None, None, None), "[B,C,H,W]", image)
+    bordered = F.interpolate(F.pad(image, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
+    return bordered[:, :, 2:-2, 2:-2]

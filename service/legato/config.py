@@ -1,0 +1,248 @@
+"""All settings of a server: one frozen tree, built from defaults < TOML file < environment < flags.
+
+    [server]                      LEGATO_SERVER__PORT=50051        legato serve --port 50051
+    port = 50051
+
+The environment names a section and a key with two underscores between them, so that what a cluster injects for a
+service called "legato" (LEGATO_PORT, LEGATO_SERVICE_HOST) is not taken for a setting. LEGATO_CONFIG names the file.
+An unknown key, a wrong type or a value out of range is a ConfigError that says where it came from. Nothing else in
+legato reads the environment.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from legato.errors import ConfigError
+
+T = TypeVar("T")
+PREFIX = "LEGATO_"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of one key beyond its type and default: help text, unit, range or choices."""
+
+    help: str
+    unit: str = ""
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    choices: tuple[str, ...] = ()
+
+
+def setting(
+    default: T,
+    help: str,
+    *,
+    unit: str = "",
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    choices: tuple[str, ...] = (),
+) -> T:
+    """A dataclass field that carries its Setting."""
+    value: T = field(default=default, metadata={"setting": Setting(help, unit, minimum, maximum, choices)})
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The network face: addresses, limits, times, logs."""
+
+    host: str = setting("127.0.0.1", "address to listen on: an IP, a host name, or unix:/path for a socket file")
+    port: int = setting(50051, "gRPC port; 0 takes a free one", minimum=0, maximum=65535)
+    metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")
+    metrics_port: int = setting(
+        9464, "port of the Prometheus page; 0 takes a free one, -1 serves none", minimum=-1, maximum=65535
+    )
+    ready_file: str = setting("", "file that receives {address, metrics, pid} as JSON once the server answers")
+    max_message_bytes: int = setting(8 << 20, "largest request message", unit="bytes", minimum=4096, maximum=1 << 30)
+    max_pixels: int = setting(4096 * 4096, "largest input image, width times height", unit="pixels", minimum=256)
+    max_edits: int = setting(16, "most edits on one frame", minimum=0, maximum=1024)
+    credits: int = setting(4, "frames one stream may have in flight", unit="frames", minimum=1, maximum=1024)
+    deadline_seconds: float = setting(
+        0.1,
+        "answer time after arrival that counts as on time, unless the client asks otherwise",
+        unit="seconds",
+        minimum=0.001,
+    )
+    resume_seconds: float = setting(60.0, "how long a session without a stream is kept", unit="seconds", minimum=0.0)
+    drain_seconds: float = setting(
+        10.0, "how long streams may go on after a stop was asked for", unit="seconds", minimum=0.0
+    )
+    heartbeat_seconds: float = setting(
+        10.0, "silence of the engine after which health answers NOT_SERVING", unit="seconds", minimum=0.1
+    )
+    codec_threads: int = setting(2, "threads that decode and encode images", unit="threads", minimum=1, maximum=256)
+    log_format: str = setting("auto", "auto: human on a terminal, else json", choices=("auto", "human", "json"))
+    log_level: str = setting(
+        "info", "least severe log line that is written", choices=("debug", "info", "warning", "error")
+    )
+
+    def __post_init__(self) -> None:
+        _check_section(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The thread that owns the device: model, capacity, batching, work per frame."""
+
+    model: str = setting("heads-128", "name of a model that ships with legato, or a folder with generator.safetensors")
+    max_sessions: int = setting(16, "sessions that may exist at once", unit="sessions", minimum=1, maximum=65536)
+    queue_size: int = setting(64, "frames waiting for the engine, over all sessions", unit="frames", minimum=1)
+    batch_buckets: tuple[int, ...] = setting(
+        (1, 2, 4, 8), "batch sizes that are warmed and run", unit="frames", minimum=1
+    )
+    max_wait_seconds: float = setting(
+        0.002, "longest wait for more frames to join a batch", unit="seconds", minimum=0.0, maximum=1.0
+    )
+    max_steps: int = setting(16, "most gradient steps a client may ask for on one frame", unit="steps", minimum=0)
+    threads: int = setting(
+        0, "CPU threads for the model; 0 leaves it to torch", unit="threads", minimum=0, maximum=1024
+    )
+    seed: int = setting(0, "seed of everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        _check_section(self)
+        if not self.batch_buckets or list(self.batch_buckets) != sorted(set(self.batch_buckets)):
+            raise ConfigError(f"engine.batch_buckets are rising sizes such as 1,2,4,8; got {self.batch_buckets}")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole tree. Values are checked at birth, wherever they come from."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+SECTIONS: Mapping[str, type[ServerConfig] | type[EngineConfig]] = {"server": ServerConfig, "engine": EngineConfig}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the tree: its full name "section.name", the type of its value, its default and its Setting."""
+
+    name: str
+    type: Any
+    default: Any
+    setting: Setting
+
+    @property
+    def flag(self) -> str:
+        """Its command-line option: "server.max_pixels" -> "--max-pixels"."""
+        return "--" + self.name.split(".")[1].replace("_", "-")
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, in words."""
+        spec = self.setting
+        if spec.choices:
+            return "one of " + ", ".join(spec.choices)
+        words = {int: "an integer", float: "a finite number", str: "a text"}
+        word = words.get(self.type, "a list of integers such as 1,2,4") + (f" of {spec.unit}" if spec.unit else "")
+        if math.isfinite(spec.minimum) and math.isfinite(spec.maximum):
+            return f"{word} between {spec.minimum:g} and {spec.maximum:g}"
+        return f"{word} from {spec.minimum:g} up" if math.isfinite(spec.minimum) else word
+
+    def parse(self, text: str, origin: str) -> Any:
+        """The checked value of a text from the environment or the command line."""
+        try:
+            value = tuple(int(part) for part in text.split(",")) if self.type == tuple[int, ...] else self.type(text)
+        except ValueError:
+            raise ConfigError(f"{self.name} is {self.wanted}; got {text!r}{origin}") from None
+        return self.check(value, origin)
+
+    def check(self, value: Any, origin: str = "") -> Any:
+        """The value, if its type, range and choice are right; else ConfigError."""
+        listed = self.type == tuple[int, ...]
+        parts = value if listed and isinstance(value, tuple) else (value,)
+        kind = int if listed else self.type
+        right = isinstance(value, tuple) == listed and all(type(part) is kind for part in parts)
+        if right and kind is not str:
+            right = all(math.isfinite(part) and self.setting.minimum <= part <= self.setting.maximum for part in parts)
+        if not right or (self.setting.choices and value not in self.setting.choices):
+            raise ConfigError(f"{self.name} is {self.wanted}; got {value!r}{origin}")
+        return value
+
+
+@cache
+def keys() -> Mapping[str, Key]:
+    """Every key of the tree by its full name, in the order in which it is written above."""
+    found: dict[str, Key] = {}
+    for section, cls in SECTIONS.items():
+        hints = get_type_hints(cls)
+        for item in fields(cls):
+            name = f"{section}.{item.name}"
+            found[name] = Key(name, hints[item.name], item.default, item.metadata["setting"])
+    return found
+
+
+def load(
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Config:
+    """The tree from defaults < file < environment < flags ({"section.name": text as typed}).
+
+    `path` is a TOML file (default: the one that LEGATO_CONFIG names, if any); `environ` defaults to os.environ.
+    Raises ConfigError for an unreadable file, an unknown key, a wrong type or a value out of range.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or environ.get(PREFIX + "CONFIG")
+    chosen: dict[str, Any] = {}
+    for name, value in (_file_values(Path(path)) if path else {}).items():
+        chosen[name] = _known(name, f"in {path}").check(value, f" (in {path})")
+    for variable, text in sorted(environ.items()):
+        section, parted, key = variable.removeprefix(PREFIX).lower().partition("__")
+        if variable.startswith(PREFIX) and parted:
+            name = f"{section}.{key}"
+            chosen[name] = _known(name, f"from {variable}").parse(text, f" (from {variable})")
+    for name, text in (flags or {}).items():
+        known = _known(name, "from the command line")
+        chosen[name] = known.parse(text, f" (from {known.flag})")
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in chosen.items():
+        section, _, key = name.partition(".")
+        sections[section][key] = value
+    return Config(ServerConfig(**sections["server"]), EngineConfig(**sections["engine"]))
+
+
+def _file_values(path: Path) -> dict[str, Any]:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} is not TOML: {error}") from error
+    values: dict[str, Any] = {}
+    for section, table in tree.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"unknown key {section!r} in {path}: keys live in [{'], ['.join(SECTIONS)}]")
+        for key, value in table.items():
+            known = keys().get(f"{section}.{key}")
+            whole = known is not None and known.type is float and type(value) is int
+            values[f"{section}.{key}"] = float(value) if whole else tuple(value) if isinstance(value, list) else value
+    return values
+
+
+def _known(name: str, origin: str) -> Key:
+    known = keys()
+    if name not in known:
+        section = name.partition(".")[0] + "."
+        near = [key for key in known if key.startswith(section)] or [f"{key}.*" for key in SECTIONS]
+        raise ConfigError(f"unknown key {name!r} {origin}; known: {', '.join(near)}")
+    return known[name]
+
+
+def _check_section(section: ServerConfig | EngineConfig) -> None:
+    for key in keys().values():
+        where, _, name = key.name.partition(".")
+        if SECTIONS[where] is type(section):
+            key.check(getattr(section, name))

@@ -1,0 +1,98 @@
+"""Builds `legato._C`: the fused ops, on LibTorch's stable ABI. Everything else about the package is in pyproject.toml.
+
+One abi3 file serves Python >= 3.10 and torch >= 2.11, so the sources include the stable headers alone. CUDA sources are
+compiled where nvcc is found, also beside a CPU build of torch; LEGATO_CUDA=1 demands them and LEGATO_CUDA=0 leaves them
+out. Without them the extension holds its CPU half, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from setuptools import Extension, setup
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # 2.11; BuildExtension adds Py_LIMITED_API
+ARCHITECTURES = "8.0;9.0+PTX"
+
+
+def find_sources(*patterns: str) -> list[str]:
+    """Paths relative to the root, as setuptools wants them, in an order that does not depend on the disk."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in CSRC.glob(pattern))
+
+
+def find_cuda_home() -> Path | None:
+    """The CUDA toolkit: CUDA_HOME, CUDA_PATH, the folder of nvcc, /usr/local/cuda; the first that can compile."""
+    nvcc = shutil.which("nvcc")
+    candidates = [
+        os.environ.get("CUDA_HOME"),
+        os.environ.get("CUDA_PATH"),
+        Path(nvcc).resolve().parent.parent if nvcc else None,
+        "/usr/local/cuda",
+    ]
+    for home in (Path(candidate) for candidate in candidates if candidate):
+        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
+            return home
+    return None
+
+
+def choose_cuda(sources: list[str]) -> Path | None:
+    """The toolkit to compile `sources` with, or None for the CPU half alone. SystemExit if LEGATO_CUDA=1 cannot be met."""
+    wish = os.environ.get("LEGATO_CUDA", "")
+    if wish not in ("", "0", "1"):
+        raise SystemExit(f"LEGATO_CUDA is 0 (never), 1 (required) or unset (where nvcc is found); got {wish!r}")
+    if wish == "0":
+        print("legato: LEGATO_CUDA=0, building the CPU half of the extension")
+        return None
+    home = find_cuda_home()
+    if sources and home:
+        print(f"legato: building the CPU and CUDA halves of the extension with {home}")
+        return home
+    missing = (
+        "nvcc was not found (looked in CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda)" if sources else "no .cu sources"
+    )
+    if wish == "1":
+        raise SystemExit(f"LEGATO_CUDA=1 asks for the CUDA half of the extension, but {missing}")
+    print(f"legato: {missing}; building the CPU half of the extension")
+    return None
+
+
+def build_extension() -> Extension:
+    cpu, cuda = find_sources("*.cpp", "cpu/*.cpp"), find_sources("cuda/*.cu")
+    home = choose_cuda(cuda)
+    cxx = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", *STABLE_ABI]
+    nvcc = ["-O3", "--expt-relaxed-constexpr", *STABLE_ABI]
+    libraries, include_dirs, link = [], [str(CSRC)], ["-Wl,--exclude-libs,ALL"]
+    if home is None:
+        cuda = []
+    else:
+        # CUDAExtension would link libtorch_cuda, which a CPU build of torch lacks: the runtime is linked in instead.
+        cpp_extension.CUDA_HOME = str(home)
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        cxx.append("-DUSE_CUDA")
+        nvcc.append("-DUSE_CUDA")
+        include_dirs.append(str(home / "include"))
+        libraries = [str(path) for path in (home / "lib64", home / "lib") if path.is_dir()]
+        link = ["-Wl,-Bstatic", "-lcudart_static", "-Wl,-Bdynamic", "-ldl", "-lrt", "-lpthread", *link]
+        link += ["-Wl,--no-as-needed", "-ltorch"]
+    return cpp_extension.CppExtension(
+        "legato._C",
+        sources=cpu + cuda,
+        depends=find_sources("*.h", "math/*.h", "cpu/*.h", "cuda/*.cuh"),
+        include_dirs=include_dirs,
+        library_dirs=libraries,
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        extra_link_args=link,
+        py_limited_api=True,
+    )
+
+
+setup(
+    ext_modules=[build_extension()] if CSRC.is_dir() else [],
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

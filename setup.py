@@ -41,7 +41,7 @@ def find_cuda_home() -> Path | None:
 
 
 def choose_cuda(sources: list[str]) -> Path | None:
-    """The toolkit to compile `sources` with, or None for the CPU half alone. SystemExit if LEGATO_CUDA=1 cannot be met."""
+    """The toolkit to compile `sources` with; None for the CPU half alone. SystemExit if LEGATO_CUDA=1 cannot be met."""
     wish = os.environ.get("LEGATO_CUDA", "")
     if wish not in ("", "0", "1"):
         raise SystemExit(f"LEGATO_CUDA is 0 (never), 1 (required) or unset (where nvcc is found); got {wish!r}")

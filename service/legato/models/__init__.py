@@ -1,0 +1,14 @@
+"""Networks: the StyleGAN2 generator, its encoder and its discriminator, and their files."""
+
+from legato.models.discriminator import Discriminator
+from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.generator import Features, Generator, GeneratorConfig
+
+__all__ = [
+    "Discriminator",
+    "Encoder",
+    "EncoderConfig",
+    "Features",
+    "Generator",
+    "GeneratorConfig",
+]

@@ -1,0 +1,146 @@
+"""Encoder of an image into W+: a feature pyramid, and offsets from the generator's mean latent.
+
+After pixel2style2pixel (Richardson et al. 2021: coarse, middle and fine layers from three pyramid levels) and e4e (Tov et al.
+2021: one latent for all layers plus per-layer offsets that start at zero, which keeps the codes near W). Small grids are
+flattened instead of pooled away: where the eyes and the mouth are matters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from legato.models.layers import EqualConv2d, EqualLinear
+
+HALF_SQRT = math.sqrt(0.5)
+COARSE_UP_TO = 8  # block resolution of the last layers that the coarse head moves
+MIDDLE_UP_TO = 32
+GRID = 8  # side of the flattened grids of the middle and the fine level
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Architecture. Channels at resolution r: min(channel_base // r, channel_max); the stem works at half the resolution."""
+
+    resolution: int = 128  # pixels, a power of two >= 64
+    num_layers: int = 12  # L of the generator
+    w_dim: int = 256  # D of the generator
+    channel_base: int = 2048
+    channel_max: int = 192
+    pyramid_channels: int = 96
+
+    def __post_init__(self) -> None:
+        r = self.resolution
+        if r < 64 or r & (r - 1):
+            raise ValueError(f"resolution is a power of two of at least 64; got {r}")
+        if self.channel_base < r or min(self.channel_max, self.num_layers, self.w_dim) < 1 or self.pyramid_channels < 4:
+            raise ValueError(
+                f"channel_base is at least the resolution, pyramid_channels at least 4, other sizes at least 1; got {self}"
+            )
+
+    def channels(self, resolution: int) -> int:
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+class EncoderStage(nn.Module):
+    """x [B, C, r, r] -> [B, C', r/2, r/2]: 3x3, then 3x3 of stride 2, beside an average-pooled 1x1 skip."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv0 = EqualConv2d(c_in, c_in, 3, activate=True)
+        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, down=2, plain_stride=True)
+        self.skip = EqualConv2d(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv1(self.conv0(x)) + self.skip(F.avg_pool2d(x, 2))
+        return y * HALF_SQRT
+
+
+class Encoder(nn.Module):
+    """Image [B, 3, R, R] in [-1, 1] -> latents [B, L, D] float32: w_avg + one offset for all layers + an offset per layer.
+
+    `autocast_dtype` (torch.bfloat16) is the dtype inside the convolutions; the heads are float32.
+    """
+
+    w_avg: Tensor
+
+    def __init__(self, config: EncoderConfig, *, autocast_dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.autocast_dtype = autocast_dtype
+        self.digest = ""  # sha256 of the weights, hex; set when loaded from a file
+        channels, pyramid, dim = config.channels, config.pyramid_channels, config.w_dim
+        self.register_buffer("w_avg", torch.zeros(dim))
+
+        top = config.resolution // 2
+        self.stem = EqualConv2d(12, channels(top), 3, activate=True)
+        self.resolutions = tuple(top >> k for k in range(int(math.log2(top)) - 2))  # of the stages' inputs: R/2 .. 8
+        for r in self.resolutions:
+            self.add_module(f"stage{r}", EncoderStage(channels(r), channels(r // 2)))
+
+        grid, reduced = GRID * GRID, pyramid // 3
+        self.lateral4 = EqualConv2d(channels(4), pyramid, 1)
+        self.lateral8 = EqualConv2d(channels(8), pyramid, 1)
+        self.lateral16 = EqualConv2d(channels(16), pyramid, 1)
+        self.lateral32 = EqualConv2d(channels(32), pyramid, 1)
+        self.coarse = EqualLinear(channels(4) * 16, dim, activate=True)
+        self.middle_conv = EqualConv2d(pyramid, reduced, 3, activate=True, down=2, plain_stride=True)
+        self.middle = EqualLinear(reduced * grid, dim, activate=True)
+        self.fine_conv = EqualConv2d(pyramid, pyramid // 2, 3, activate=True, down=2, plain_stride=True)
+        self.fine_reduce = EqualConv2d(pyramid // 2, reduced, 3, activate=True, down=2, plain_stride=True)
+        self.fine = EqualLinear(reduced * grid, dim, activate=True)
+        self.coarse_to_middle = EqualLinear(dim, dim)
+        self.middle_to_fine = EqualLinear(dim, dim)
+
+        self.shared = EqualLinear(dim, dim)
+        self.offset_weight = nn.Parameter(torch.zeros(config.num_layers, dim, dim))  # [L, hidden, D]
+        self.offset_bias = nn.Parameter(torch.zeros(config.num_layers, dim))
+        self.offset_gain = 1.0 / math.sqrt(dim)
+        level = [self._level(layer) for layer in range(config.num_layers)]
+        self.counts = [level.count(k) for k in range(3)]
+
+    @staticmethod
+    def _level(layer: int) -> int:
+        resolution = 2 ** (2 + (layer + 1) // 2)
+        return 0 if resolution <= COARSE_UP_TO else 1 if resolution <= MIDDLE_UP_TO else 2
+
+    def forward(self, image: Tensor) -> Tensor:
+        r = self.config.resolution
+        if image.dim() != 4 or image.shape[1:] != (3, r, r):
+            raise ValueError(f"image is [B, 3, {r}, {r}]; got {list(image.shape)}")
+        coarse, middle, fine = self._hidden(image)
+        batch = image.shape[0]
+        levels = zip((coarse, middle, fine), self.counts, strict=True)
+        hidden = torch.cat([h.expand(n, batch, h.shape[1]) for h, n in levels])  # [L, B, hidden]
+        offsets = torch.bmm(hidden, self.offset_weight * self.offset_gain) + self.offset_bias[:, None]
+        latents: Tensor = self.w_avg + self.shared(coarse)[:, None] + offsets.transpose(0, 1)
+        return latents
+
+    def _hidden(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three levels' features, each [B, hidden]; a finer level builds on the one above."""
+        wide = self.shared.weight.dtype
+        dtype = self.autocast_dtype or wide
+        # Half the resolution at four times the channels: the stem sees every pixel and costs a quarter.
+        x = F.pixel_unshuffle(image.to(dtype), 2).contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
+        at: dict[int, Tensor] = {}
+        for r in self.resolutions:
+            at[r] = x
+            x = self.get_submodule(f"stage{r}")(x)
+        p8 = self.lateral8(at[8]) + _double(self.lateral4(x))
+        p16 = self.lateral16(at[16]) + _double(p8)
+        p32 = self.lateral32(at[32]) + _double(p16)
+        coarse: Tensor = self.coarse(x.flatten(1).to(wide))
+        middle: Tensor = self.middle(self.middle_conv(p16).flatten(1).to(wide))
+        fine: Tensor = self.fine(self.fine_reduce(self.fine_conv(p32)).flatten(1).to(wide))
+        middle = (middle + self.coarse_to_middle(coarse)) * HALF_SQRT
+        fine = (fine + self.middle_to_fine(middle)) * HALF_SQRT
+        return coarse, middle, fine
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")

@@ -21,18 +21,18 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.fromrgb = EqualConv2d(3, c_in, 1, activate=True) if from_rgb else None
         self.conv0 = EqualConv2d(c_in, c_in, 3, activate=True)
-        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, down=2)
-        self.skip = EqualConv2d(c_in, c_out, 1, bias=False, down=2)
+        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, stride=2, gain=HALF_SQRT)
+        self.skip = EqualConv2d(c_in, c_out, 1, bias=False, stride=2, gain=HALF_SQRT)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fromrgb is not None:
             x = self.fromrgb(x)
         y: Tensor = self.skip(x) + self.conv1(self.conv0(x))
-        return y * HALF_SQRT
+        return y
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """x [B, C, 4, 4] -> score [B, 1], in float32: minibatch standard deviation (Karras et al. 2018, section 3), then dense."""
+    """x [B, C, 4, 4] -> score [B, 1], float32: minibatch deviation (Karras et al. 2018, section 3), dense layers."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,9 +47,10 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 def minibatch_deviation(x: Tensor, group: int = MINIBATCH_GROUP) -> Tensor:
-    """x [B, C, H, W] -> [B, 1, H, W]: deviation over groups of at most `group` samples, averaged over channels and pixels.
+    """x [B, C, H, W] -> [B, 1, H, W]: deviation within groups of samples, averaged over channels and pixels.
 
-    The group is the largest that divides the batch; samples b, b + B/group, b + 2 B/group, ... form one, as published.
+    The group size is the largest up to `group` that divides the batch; samples b, b + B/size,
+    b + 2 B/size, ... form one, as published.
     """
     batch, _, height, width = x.shape
     size = next(g for g in range(min(group, batch), 0, -1) if batch % g == 0)

@@ -1,8 +1,8 @@
 """Encoder of an image into W+: a feature pyramid, and offsets from the generator's mean latent.
 
-After pixel2style2pixel (Richardson et al. 2021: coarse, middle and fine layers from three pyramid levels) and e4e (Tov et al.
-2021: one latent for all layers plus per-layer offsets that start at zero, which keeps the codes near W). Small grids are
-flattened instead of pooled away: where the eyes and the mouth are matters.
+After pixel2style2pixel (Richardson et al. 2021: coarse, middle and fine layers from three pyramid levels) and e4e (Tov et
+al. 2021: one latent for all layers plus per-layer offsets that start at zero, which keeps the codes near W). Small grids
+are flattened instead of pooled away: where the eyes and the mouth are matters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRID = 8  # side of the flattened grids of the middle and the fine level
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """Architecture. Channels at resolution r: min(channel_base // r, channel_max); the stem works at half the resolution."""
+    """Architecture. Channels at resolution r: min(channel_base // r, channel_max); the stem is at half resolution."""
 
     resolution: int = 128  # pixels, a power of two >= 64
     num_layers: int = 12  # L of the generator
@@ -39,7 +39,7 @@ class EncoderConfig:
             raise ValueError(f"resolution is a power of two of at least 64; got {r}")
         if self.channel_base < r or min(self.channel_max, self.num_layers, self.w_dim) < 1 or self.pyramid_channels < 4:
             raise ValueError(
-                f"channel_base is at least the resolution, pyramid_channels at least 4, other sizes at least 1; got {self}"
+                f"channel_base is at least the resolution, pyramid_channels 4, the other sizes 1; got {self}"
             )
 
     def channels(self, resolution: int) -> int:
@@ -52,16 +52,16 @@ class EncoderStage(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.conv0 = EqualConv2d(c_in, c_in, 3, activate=True)
-        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, down=2, plain_stride=True)
-        self.skip = EqualConv2d(c_in, c_out, 1, bias=False)
+        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, stride=2, filtered=False, gain=HALF_SQRT)
+        self.skip = EqualConv2d(c_in, c_out, 1, bias=False, gain=HALF_SQRT)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv1(self.conv0(x)) + self.skip(F.avg_pool2d(x, 2))
-        return y * HALF_SQRT
+        return y
 
 
 class Encoder(nn.Module):
-    """Image [B, 3, R, R] in [-1, 1] -> latents [B, L, D] float32: w_avg + one offset for all layers + an offset per layer.
+    """Image [B, 3, R, R] in [-1, 1] -> latents [B, L, D] float32: w_avg + one shared offset + one per layer.
 
     `autocast_dtype` (torch.bfloat16) is the dtype inside the convolutions; the heads are float32.
     """
@@ -88,10 +88,10 @@ class Encoder(nn.Module):
         self.lateral16 = EqualConv2d(channels(16), pyramid, 1)
         self.lateral32 = EqualConv2d(channels(32), pyramid, 1)
         self.coarse = EqualLinear(channels(4) * 16, dim, activate=True)
-        self.middle_conv = EqualConv2d(pyramid, reduced, 3, activate=True, down=2, plain_stride=True)
+        self.middle_conv = EqualConv2d(pyramid, reduced, 3, activate=True, stride=2, filtered=False)
         self.middle = EqualLinear(reduced * grid, dim, activate=True)
-        self.fine_conv = EqualConv2d(pyramid, pyramid // 2, 3, activate=True, down=2, plain_stride=True)
-        self.fine_reduce = EqualConv2d(pyramid // 2, reduced, 3, activate=True, down=2, plain_stride=True)
+        self.fine_conv = EqualConv2d(pyramid, pyramid // 2, 3, activate=True, stride=2, filtered=False)
+        self.fine_reduce = EqualConv2d(pyramid // 2, reduced, 3, activate=True, stride=2, filtered=False)
         self.fine = EqualLinear(reduced * grid, dim, activate=True)
         self.coarse_to_middle = EqualLinear(dim, dim)
         self.middle_to_fine = EqualLinear(dim, dim)

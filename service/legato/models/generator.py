@@ -1,7 +1,8 @@
-"""StyleGAN2 generator with skip connections (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
+"""StyleGAN2 generator with skip connections (Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN).
 
-Parameters are named as in NVIDIA's public state dicts. Layer index of W+ (one block a resolution, ToRGB shares the index of the
-next block's first convolution): b4: conv1 0, torgb 1; b8: conv0 1, conv1 2, torgb 3; b16: conv0 3, ...; L = 2 log2(R) - 2.
+Parameters are named as in NVIDIA's public state dicts. Layer index of W+ (one block a resolution, ToRGB shares the index of
+the next block's first convolution): b4: conv1 0, torgb 1; b8: conv0 1, conv1 2, torgb 3; b16: conv0 3, ...;
+L = 2 log2(R) - 2.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from legato.models.layers import LRELU_GAIN, LRELU_SLOPE, EqualLinear, Equalized, normalize_second_moment
+from legato.models.layers import LRELU_GAIN, LRELU_SLOPE, Equalized, EqualLinear, normalize_second_moment
 from legato.ops import modulated_conv2d, modulated_conv2d_reference, upsample2d
 
 Noise = Literal["fixed", "random", "none"]
@@ -59,7 +60,7 @@ class Features(NamedTuple):
 
 
 class Mapping(nn.Module):
-    """z [B, Z] -> w [B, D] (Karras et al. 2019): normalization, then fully connected layers with a small learning rate."""
+    """z [B, Z] -> w [B, D] (Karras et al. 2019): normalized, then dense layers with a small learning rate."""
 
     w_avg: Tensor
 
@@ -189,7 +190,8 @@ class SynthesisBlock(nn.Module):
     def forward(self, before: Features | None, styles: list[Tensor], noise: Noise, dtype: torch.dtype) -> Features:
         """styles: this block's, in the order of `layers`."""
         if before is None:
-            x = self.const.to(dtype).expand(styles[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            x = self.const.to(dtype).expand(styles[0].shape[0], -1, -1, -1)
+            x = x.contiguous(memory_format=torch.channels_last)
         else:
             x = self.conv0(before.x, styles[0], noise)
         x = self.conv1(x, styles[-2], noise)
@@ -221,9 +223,9 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """StyleGAN2: map -> styles -> synthesize, each addressable.
 
-    In training mode, or where gradients to the weights can be asked for, the plain-torch reference runs on the live weights;
-    otherwise the fused ops run on constants that were derived from them once. `autocast_dtype` (torch.bfloat16) is the dtype
-    inside the convolutions; the image is summed in float32.
+    In training mode, or where gradients to the weights can be asked for, the plain-torch reference runs on the live
+    weights; otherwise the fused ops run on constants that were derived from them once. `autocast_dtype` (torch.bfloat16) is
+    the dtype inside the convolutions; the image is summed in float32.
     """
 
     def __init__(self, config: GeneratorConfig, *, autocast_dtype: torch.dtype | None = None) -> None:
@@ -243,7 +245,7 @@ class Generator(nn.Module):
         return self.mapping.w_avg
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """z [B, Z] -> latents [B, L, D], one w for all layers, moved towards w_avg: w_avg + truncation * (w - w_avg)."""
+        """z [B, Z] -> latents [B, L, D], one w for all layers: w_avg + truncation * (w - w_avg)."""
         if z.dim() != 2 or z.shape[1] != self.config.z_dim:
             raise ValueError(f"z is [B, {self.config.z_dim}]; got {list(z.shape)}")
         w: Tensor = self.mapping(z)
@@ -252,7 +254,7 @@ class Generator(nn.Module):
         return w[:, None].repeat(1, self.num_layers, 1)
 
     def styles(self, latents: Tensor) -> list[Tensor]:
-        """latents [B, L, D] -> one [B, C_in] for each modulated convolution, ToRGB included, in the order of synthesis."""
+        """latents [B, L, D] -> one [B, C_in] for each modulated convolution and ToRGB, in the order of synthesis."""
         if latents.dim() != 3 or latents.shape[1:] != (self.num_layers, self.config.w_dim):
             raise ValueError(f"latents are [B, {self.num_layers}, {self.config.w_dim}]; got {list(latents.shape)}")
         styles: list[Tensor] = []
@@ -264,7 +266,7 @@ class Generator(nn.Module):
         return styles
 
     def synthesize(self, styles: list[Tensor], noise: Noise = "fixed", *, max_resolution: int | None = None) -> Tensor:
-        """styles -> image [B, 3, R, R], about [-1, 1], not clamped; stops at `max_resolution` with the running image."""
+        """styles -> image [B, 3, R, R], about [-1, 1], not clamped; at `max_resolution` stops, the running image."""
         return self._run(None, styles, noise, 4, max_resolution or self.config.resolution).rgb
 
     def head(self, styles: list[Tensor], resolution: int, noise: Noise = "fixed") -> Features:

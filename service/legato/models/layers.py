@@ -15,12 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LRELU_SLOPE = 0.2
-LRELU_GAIN = math.sqrt(2.0)
-
-
-def lrelu(x: Tensor) -> Tensor:
-    """Leaky ReLU with slope 0.2 times sqrt(2), which keeps the variance of a unit-normal input near one."""
-    return F.leaky_relu(x, LRELU_SLOPE) * LRELU_GAIN
+LRELU_GAIN = math.sqrt(2.0)  # keeps the second moment; lrelu is homogeneous, so the layers fold it into weight and bias
 
 
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -31,34 +26,12 @@ def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
 def blur(x: Tensor, padding: int) -> Tensor:
     """x [B, C, H, W] filtered with the outer product of [1, 3, 3, 1] / 8, zero padding on every side.
 
-    Output side: H + 2 * padding - 3. The filter is [1, 1] / 2 three times over: averages of shifted views.
+    Output side: H + 2 * padding - 3. A depthwise convolution at full resolution: on a CPU its backward at stride 2 costs
+    four times that of keeping every sample.
     """
-    x = F.pad(x, (padding,) * 4)
-    return _binomial4(_binomial4(x, 3), 2)
-
-
-def _binomial4(x: Tensor, dim: int) -> Tensor:
-    n = x.shape[dim] - 3
-    ends = x.narrow(dim, 0, n) + x.narrow(dim, 3, n)
-    middle = x.narrow(dim, 1, n) + x.narrow(dim, 2, n)
-    return torch.add(ends, middle, alpha=3.0) * 0.125
-
-
-def fir_down(x: Tensor) -> Tensor:
-    """x [B, C, H, W] -> [B, C, H/2, W/2]: the [1, 3, 3, 1] filter with zero padding 1, then every second sample."""
-    x = F.pad(x, (1, 1, 1, 1))
-    return _binomial4_down(_binomial4_down(x, 2), 3)
-
-
-def _binomial4_down(x: Tensor, dim: int) -> Tensor:
-    n = (x.shape[dim] - 2) // 2
-    taps = [_every_second(x.narrow(dim, k, 2 * n), dim) for k in range(3)]
-    last = _every_second(x.narrow(dim, 3, 2 * n - 1), dim)
-    return torch.add(taps[0] + last, taps[1] + taps[2], alpha=3.0) * 0.125
-
-
-def _every_second(x: Tensor, dim: int) -> Tensor:
-    return x[:, :, ::2] if dim == 2 else x[:, :, :, ::2]
+    channels = x.shape[1]
+    taps = torch.tensor((0.125, 0.375, 0.375, 0.125), dtype=x.dtype, device=x.device)
+    return F.conv2d(x, torch.outer(taps, taps).expand(channels, 1, 4, 4), padding=padding, groups=channels)
 
 
 class Derived:
@@ -115,7 +88,7 @@ class Equalized(nn.Module):
 
 
 class EqualLinear(Equalized):
-    """y [B, O] = x [B, I] @ (gain * weight).T + lr_multiplier * bias, gain = lr_multiplier / sqrt(I)."""
+    """y [B, O] = x [B, I] @ (gain * weight).T + lr_multiplier * bias, gain = lr_multiplier / sqrt(I); `activate`: lrelu."""
 
     def __init__(
         self,
@@ -129,9 +102,9 @@ class EqualLinear(Equalized):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
         self.activate = activate
+        self.bias_gain = lr_multiplier * (LRELU_GAIN if activate else 1.0)
+        self.weight_gain = self.bias_gain / math.sqrt(in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.live:
@@ -139,16 +112,17 @@ class EqualLinear(Equalized):
         else:
             weight, bias = self._derived.get(x.dtype, (self.weight, self.bias), lambda: self._scaled(x.dtype))
         y = F.linear(x, weight, bias)
-        return lrelu(y) if self.activate else y
+        return F.leaky_relu(y, LRELU_SLOPE) if self.activate else y
 
     def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return (self.weight * self.weight_gain).to(dtype), (self.bias * self.bias_gain).to(dtype)
 
 
 class EqualConv2d(Equalized):
-    """k x k convolution, padding k // 2, of x [B, I, H, W]; `down` = 2 filters with [1, 3, 3, 1] first, as published.
+    """k x k convolution, padding k // 2, of x [B, I, H, W]; `stride` 2 filters with [1, 3, 3, 1] first, as published.
 
-    `plain_stride` leaves the filter out (used where aliasing does no harm and time counts: the encoder).
+    `filtered` = False leaves the filter out (where aliasing does no harm and time counts: the encoder). `gain` multiplies
+    the output.
     """
 
     def __init__(
@@ -159,17 +133,19 @@ class EqualConv2d(Equalized):
         *,
         bias: bool = True,
         activate: bool = False,
-        down: int = 1,
-        plain_stride: bool = False,
+        stride: int = 1,
+        filtered: bool = True,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.weight_gain = 1.0 / math.sqrt(in_channels * kernel * kernel)
         self.activate = activate
-        self.down = down
-        self.plain_stride = plain_stride
-        self.kernel = kernel
+        self.bias_gain = gain * (LRELU_GAIN if activate else 1.0)
+        self.weight_gain = self.bias_gain / math.sqrt(in_channels * kernel * kernel)
+        self.stride = stride
+        self.filtered = filtered and stride > 1
+        self.padding = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
         if self.live:
@@ -177,14 +153,12 @@ class EqualConv2d(Equalized):
         else:
             sources = (self.weight,) if self.bias is None else (self.weight, self.bias)
             weight, bias = self._derived.get(x.dtype, sources, lambda: self._scaled(x.dtype))
-        if self.down == 1 or self.plain_stride:
-            y = F.conv2d(x, weight, bias, stride=self.down, padding=self.kernel // 2)
-        elif self.kernel == 1:
-            y = F.conv2d(fir_down(x), weight, bias)
+        if self.filtered:
+            y = F.conv2d(blur(x, 1 + self.padding), weight, bias, stride=self.stride)
         else:
-            y = F.conv2d(blur(x, 1 + self.kernel // 2), weight, bias, stride=self.down)
-        return lrelu(y) if self.activate else y
+            y = F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
+        return F.leaky_relu(y, LRELU_SLOPE) if self.activate else y
 
     def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         weight = (self.weight * self.weight_gain).to(dtype, memory_format=torch.channels_last)
-        return weight, None if self.bias is None else self.bias.to(dtype)
+        return weight, None if self.bias is None else (self.bias * self.bias_gain).to(dtype)

@@ -110,8 +110,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_section(self)
-        if not self.batch_buckets or list(self.batch_buckets) != sorted(set(self.batch_buckets)):
-            raise ConfigError(f"engine.batch_buckets are rising sizes such as 1,2,4,8; got {self.batch_buckets}")
+        buckets = self.batch_buckets
+        if list(buckets) != sorted(set(buckets)) or buckets[:1] != (1,):
+            raise ConfigError(f"engine.batch_buckets are rising sizes that begin with 1, as 1,2,4; got {list(buckets)}")
 
 
 @dataclass(frozen=True, slots=True)

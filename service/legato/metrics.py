@@ -1,0 +1,141 @@
+"""Every metric of legato, by its name. Base units, bounded labels; buckets of times stand at frame periods.
+
+One instance per server, handed to whoever observes; nothing is global. It answers the engine's observer protocol
+(`batch`, `steps`, `psnr`, `queue`, `heartbeat`) and the stream's calls (`received`, `settled`, `answered`).
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from legato.errors import ConfigError
+from legato.options import DropReason
+from legato.session import Failed, Outcome, Work
+
+FRAME_PERIODS = (1 / 240, 1 / 120, 1 / 60, 1 / 30, 1 / 25, 1 / 15, 0.08, 0.1, 0.2, 0.5, 1.0, 5.0)  # seconds
+STAGE_SECONDS = (0.0005, 0.001, 0.002, *FRAME_PERIODS)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+STEPS = (0, 1, 2, 4, 8, 16, 32)
+PSNR_DB = (10, 15, 20, 22, 24, 26, 28, 30, 32, 34, 36, 40)
+STAGES = ("decode", "queue", "encode", "warp", "refine", "synthesize", "edit", "encode_image")
+SESSION_OUTCOMES = ("closed", "expired", "refused", "shutdown")
+
+
+class Metrics:
+    """All metrics of one server, in its own registry."""
+
+    def __init__(self, *, version: str) -> None:
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+
+        self.frames_received = counter("legato_frames_received_total", "Frames that arrived")
+        self.frames_completed = counter("legato_frames_completed_total", "Frames that the engine answered")
+        self.frames_on_time = counter("legato_frames_on_time_total", "Frames answered within their deadline")
+        self.frames_dropped = counter("legato_frames_dropped_total", "Frames passed over", ["reason"])
+        self.frames_failed = counter("legato_frames_failed_total", "Frames that could not be answered")
+        self.frame_age = histogram(
+            "legato_frame_age_seconds", "Arrival of a frame to its answer", buckets=FRAME_PERIODS
+        )
+        self.frame_stage = histogram(
+            "legato_frame_stage_duration_seconds", "Time of one frame in a stage", ["stage"], buckets=STAGE_SECONDS
+        )
+        self.batch_size = histogram("legato_batch_size", "Frames that ran together", ["stage"], buckets=BATCH_SIZES)
+        self.refine_steps = histogram("legato_refine_steps", "Gradient steps on a frame", buckets=STEPS)
+        self.reconstruction_psnr = histogram(
+            "legato_reconstruction_psnr_db", "Reconstruction against the frame, sampled", buckets=PSNR_DB
+        )
+        self.queue_depth = gauge("legato_queue_depth", "Frames that wait for the engine")
+        self.sessions_active = gauge("legato_sessions_active", "Sessions that hold state, with or without a stream")
+        self.sessions = counter("legato_sessions_total", "Sessions that ended, or were refused", ["outcome"])
+        self.session_resumes = counter("legato_session_resumes_total", "Sessions that a new stream took up again")
+        self.engine_heartbeat = gauge(
+            "legato_engine_heartbeat_timestamp_seconds", "Last sign of life of the engine, seconds since the epoch"
+        )
+        self.op_info = gauge("legato_op_info", "Implementation of each op that is live", ["op", "implementation"])
+        self.build_info = gauge("legato_build_info", "Version of the server", ["version"])
+
+        self.build_info.labels(version).set(1)
+        for reason in DropReason:
+            self.frames_dropped.labels(reason.value.lower())
+        for outcome in SESSION_OUTCOMES:
+            self.sessions.labels(outcome)
+
+    def batch(self, stage: str, size: int, seconds: float) -> None:
+        """`size` frames ran a stage together in `seconds`."""
+        self.batch_size.labels(stage).observe(size)
+
+    def steps(self, n: int) -> None:
+        """A frame took `n` gradient steps."""
+        self.refine_steps.observe(n)
+
+    def psnr(self, db: float) -> None:
+        """A frame's reconstruction came out at `db`."""
+        self.reconstruction_psnr.observe(db)
+
+    def queue(self, depth: int) -> None:
+        """`depth` frames wait."""
+        self.queue_depth.set(depth)
+
+    def heartbeat(self) -> None:
+        """The engine lives."""
+        self.engine_heartbeat.set(time.time())
+
+    def received(self) -> None:
+        """A frame arrived."""
+        self.frames_received.inc()
+
+    def settled(self, work: Work, outcome: Outcome) -> None:
+        """A frame was answered by the engine, failed or was dropped."""
+        if isinstance(outcome, Failed):
+            self.frames_failed.inc()
+        elif isinstance(outcome, DropReason):
+            self.frames_dropped.labels(outcome.value.lower()).inc()
+        else:
+            self.frames_completed.inc()
+
+    def answered(self, age: float, deadline: float, stages: Mapping[str, float]) -> None:
+        """A result leaves: its age and deadline in seconds after arrival, the seconds of its stages."""
+        self.frame_age.observe(age)
+        if age <= deadline:
+            self.frames_on_time.inc()
+        for stage, seconds in stages.items():
+            self.frame_stage.labels(stage if stage in STAGES else "other").observe(seconds)
+
+    def ops(self, implementations: Mapping[str, str]) -> None:
+        """Which implementation of each op is live."""
+        for op, implementation in implementations.items():
+            self.op_info.labels(op, implementation).set(1)
+
+
+class MetricsPage:
+    """The Prometheus page on a port of its own. `address` is where it listens.
+
+    Raises ConfigError when the address cannot be listened on.
+    """
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        try:
+            server, thread = start_http_server(port, addr=host, registry=registry)
+        except OSError as error:
+            why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise ConfigError(
+                f"the metrics port {port} of {host} {why}; choose another with --metrics-port, 0 for a free one"
+            ) from error
+        self._server: WSGIServer = server
+        self._thread: threading.Thread = thread
+        self.address = f"{host}:{server.server_port}"
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

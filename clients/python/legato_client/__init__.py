@@ -1,0 +1,88 @@
+"""legato-client: stream video frames to a legato server and get them back inverted and edited.
+
+`Client` is for threads, `AsyncClient` for asyncio; both speak the same protocol and give the same values.
+"""
+
+from legato_client.aio import AsyncClient, AsyncSession
+from legato_client.client import Client
+from legato_client.errors import (
+    Cancelled,
+    ConnectionLost,
+    DeadlineMissed,
+    InvalidEdit,
+    InvalidImage,
+    InvalidInput,
+    LegatoError,
+    MessageTooLarge,
+    NotFound,
+    Overloaded,
+    ProtocolViolation,
+    ServerError,
+    ServerStopping,
+    ServerUnreachable,
+    SessionClosed,
+    Unavailable,
+)
+from legato_client.images import Image, Picture
+from legato_client.session import Session
+from legato_client.types import (
+    Answer,
+    Budget,
+    Direction,
+    Dropped,
+    Edit,
+    Failed,
+    Frame,
+    FrameResult,
+    Inversion,
+    Limits,
+    ModelInfo,
+    Notice,
+    Opened,
+    Outputs,
+    SessionState,
+    SessionStats,
+    Synthesis,
+)
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AsyncSession",
+    "Budget",
+    "Cancelled",
+    "Client",
+    "ConnectionLost",
+    "DeadlineMissed",
+    "Direction",
+    "Dropped",
+    "Edit",
+    "Failed",
+    "Frame",
+    "FrameResult",
+    "Image",
+    "InvalidEdit",
+    "InvalidImage",
+    "InvalidInput",
+    "Inversion",
+    "LegatoError",
+    "Limits",
+    "MessageTooLarge",
+    "ModelInfo",
+    "NotFound",
+    "Notice",
+    "Opened",
+    "Outputs",
+    "Overloaded",
+    "Picture",
+    "ProtocolViolation",
+    "ServerError",
+    "ServerStopping",
+    "ServerUnreachable",
+    "Session",
+    "SessionClosed",
+    "SessionState",
+    "SessionStats",
+    "Synthesis",
+    "Unavailable",
+]

@@ -1,0 +1,216 @@
+"""Client values to and from the messages of legato.v1. The only module that builds or reads a message's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from legato_client.errors import InvalidInput, ServerError
+from legato_client.images import Image, ImageFormat
+from legato_client.types import (
+    Budget,
+    Direction,
+    Dropped,
+    DropReason,
+    Edit,
+    Failed,
+    FrameResult,
+    Inversion,
+    Limits,
+    ModelInfo,
+    Notice,
+    Opened,
+    Outputs,
+    Policy,
+    SessionState,
+    SessionStats,
+    Synthesis,
+)
+from legato_pb import inversion_pb2 as pb
+
+_FORMATS: dict[ImageFormat, pb.ImageFormat.ValueType] = {
+    "raw": pb.IMAGE_FORMAT_RAW_RGB8,
+    "jpeg": pb.IMAGE_FORMAT_JPEG,
+    "png": pb.IMAGE_FORMAT_PNG,
+}
+_FORMAT_NAMES: dict[int, ImageFormat] = {value: name for name, value in _FORMATS.items()}
+_POLICIES: dict[Policy, pb.DeliveryPolicy.ValueType] = {
+    "ordered": pb.DELIVERY_POLICY_ORDERED,
+    "latest": pb.DELIVERY_POLICY_LATEST,
+    "lossless": pb.DELIVERY_POLICY_LOSSLESS,
+}
+_DROP_REASONS: dict[int, DropReason] = {
+    pb.DROP_REASON_STALE: "stale",
+    pb.DROP_REASON_QUEUE_FULL: "queue_full",
+    pb.DROP_REASON_DEADLINE: "deadline",
+    pb.DROP_REASON_SHUTDOWN: "shutdown",
+}
+
+
+def policy(name: Policy) -> pb.DeliveryPolicy.ValueType:
+    """Raises InvalidInput for a name that is no delivery policy."""
+    if name not in _POLICIES:
+        raise InvalidInput(f"a delivery policy is one of {', '.join(_POLICIES)}; got {name!r}", fields=("policy",))
+    return _POLICIES[name]
+
+
+def edits(values: Iterable[Edit]) -> list[pb.Edit]:
+    return [pb.Edit(direction=edit.direction, strength=edit.strength) for edit in values]
+
+
+def edit_list(values: Iterable[Edit] | None) -> pb.EditList | None:
+    return None if values is None else pb.EditList(edits=edits(values))
+
+
+def budget(value: Budget | None) -> pb.Budget | None:
+    return None if value is None else pb.Budget(max_steps=value.max_steps, deadline_seconds=value.deadline_seconds)
+
+
+def outputs(value: Outputs | None) -> pb.OutputOptions | None:
+    if value is None:
+        return None
+    return pb.OutputOptions(
+        skip_reconstruction=not value.reconstruction,
+        skip_edited=not value.edited,
+        latents=value.latents,
+        format=_FORMATS[value.format],
+        jpeg_quality=value.jpeg_quality,
+    )
+
+
+def image(value: Image) -> pb.Image:
+    return pb.Image(format=_FORMATS[value.format], data=value.data, width=value.width, height=value.height)
+
+
+def flow(vectors: NDArray[np.float32] | None) -> pb.Flow | None:
+    if vectors is None:
+        return None
+    return pb.Flow(width=vectors.shape[2], height=vectors.shape[1], data=vectors.astype("<f4").tobytes())
+
+
+def latents(value: NDArray[np.float32]) -> pb.Latents:
+    """Raises InvalidInput for anything but a finite float [L, D] array."""
+    array = np.asarray(value)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise InvalidInput(
+            f"latents are finite float32 [L, D]; got {array.dtype} {list(array.shape)}", fields=("latents",)
+        )
+    return pb.Latents(layers=array.shape[0], dim=array.shape[1], data=array.astype("<f4").tobytes())
+
+
+def read_image(message: pb.Image) -> Image:
+    if message.format not in _FORMAT_NAMES:
+        raise ServerError(f"the server sent an image of unknown format {message.format}: is it newer than this client?")
+    return Image(_FORMAT_NAMES[message.format], message.data, message.width, message.height)
+
+
+def read_latents(message: pb.Latents) -> NDArray[np.float32]:
+    """float32 [L, D], read-only."""
+    return np.frombuffer(message.data, "<f4").reshape(message.layers, message.dim)
+
+
+def read_limits(message: pb.Limits) -> Limits:
+    return Limits(
+        max_message_bytes=message.max_message_bytes,
+        max_pixels=message.max_pixels,
+        max_steps=message.max_steps,
+        max_edit_strength=message.max_edit_strength,
+        max_edits=message.max_edits,
+        resume_seconds=message.resume_seconds,
+    )
+
+
+def read_model(message: pb.ModelInfo) -> ModelInfo:
+    return ModelInfo(
+        name=message.name,
+        digest=message.digest,
+        resolution=message.resolution,
+        layers=message.layers,
+        dim=message.dim,
+        description=message.description,
+    )
+
+
+def read_direction(message: pb.Direction) -> Direction:
+    return Direction(message.name, message.description, message.response, message.leakage)
+
+
+def read_opened(message: pb.Opened) -> Opened:
+    return Opened(
+        session_id=message.session_id,
+        resume_token=message.resume_token,
+        limits=read_limits(message.limits),
+        model=read_model(message.model),
+        credits=message.credits,
+    )
+
+
+def read_result(message: pb.FrameResult, age_seconds: float) -> FrameResult:
+    return FrameResult(
+        seq=message.seq,
+        **_read_pictures(message),
+        psnr_db=message.quality.psnr_db,
+        steps=message.steps,
+        state_version=message.state_version,
+        capture_time=message.capture_time,
+        server_seconds=message.server_seconds,
+        stage_seconds={time.stage: time.seconds for time in message.timings},
+        age_seconds=age_seconds,
+    )
+
+
+def read_dropped(message: pb.Dropped) -> Dropped:
+    return Dropped(message.seq, _DROP_REASONS.get(message.reason, "unspecified"))
+
+
+def read_failed(message: pb.FrameFailed) -> Failed:
+    return Failed(message.seq, message.reason, message.message)
+
+
+def read_warning(message: pb.Warning) -> Notice:
+    return Notice(message.reason, message.message)
+
+
+def read_go_away(message: pb.GoAway) -> Notice:
+    return Notice(message.reason, "the server is about to end this stream", message.deadline_seconds)
+
+
+def read_stats(message: pb.SessionStats) -> SessionStats:
+    return SessionStats(
+        frames_received=message.frames_received,
+        frames_completed=message.frames_completed,
+        frames_dropped=message.frames_dropped,
+        frames_failed=message.frames_failed,
+        mean_psnr_db=message.mean_psnr_db,
+    )
+
+
+def read_session(message: pb.GetSessionResponse) -> SessionState:
+    return SessionState(
+        session_id=message.session_id,
+        streaming=message.streaming,
+        model=message.model,
+        last_seq=message.last_seq,
+        state_version=message.state_version,
+        stats=read_stats(message.stats),
+    )
+
+
+def read_inversion(message: pb.InvertResponse) -> Inversion:
+    return Inversion(**_read_pictures(message), psnr_db=message.quality.psnr_db, model_digest=message.model_digest)
+
+
+def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
+    found = read_latents(message.latents) if message.HasField("latents") else None
+    return Synthesis(read_image(message.image), found, message.model_digest)
+
+
+def _read_pictures(message: pb.FrameResult | pb.InvertResponse) -> dict[str, Any]:
+    return {
+        "reconstruction": read_image(message.reconstruction) if message.HasField("reconstruction") else None,
+        "edited": read_image(message.edited) if message.HasField("edited") else None,
+        "latents": read_latents(message.latents) if message.HasField("latents") else None,
+    }

@@ -1,8 +1,8 @@
 """Encoder of an image into W+: a feature pyramid, and offsets from the generator's mean latent.
 
-After pixel2style2pixel (Richardson et al. 2021: coarse, middle and fine layers from three pyramid levels) and e4e (Tov et
-al. 2021: one latent for all layers plus per-layer offsets that start at zero, which keeps the codes near W). Small grids
-are flattened instead of pooled away: where the eyes and the mouth are matters.
+After pixel2style2pixel (Richardson et al. 2021: coarse, middle and fine layers from three pyramid levels) and e4e (Tov
+et al. 2021: one latent for all layers plus per-layer offsets that start at zero, which keeps the codes near W). Small
+grids are flattened instead of pooled away: where the eyes and the mouth are matters.
 """
 
 from __future__ import annotations

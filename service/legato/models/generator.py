@@ -1,7 +1,7 @@
-"""StyleGAN2 generator with skip connections (Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN).
+"""StyleGAN2 generator, skip architecture (Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN").
 
-Parameters are named as in NVIDIA's public state dicts. Layer index of W+ (one block a resolution, ToRGB shares the index of
-the next block's first convolution): b4: conv1 0, torgb 1; b8: conv0 1, conv1 2, torgb 3; b16: conv0 3, ...;
+Parameters are named as in NVIDIA's public state dicts. Layer index of W+ (one block a resolution, ToRGB shares the index
+of the next block's first convolution): b4: conv1 0, torgb 1; b8: conv0 1, conv1 2, torgb 3; b16: conv0 3, ...;
 L = 2 log2(R) - 2.
 """
 
@@ -224,8 +224,8 @@ class Generator(nn.Module):
     """StyleGAN2: map -> styles -> synthesize, each addressable.
 
     In training mode, or where gradients to the weights can be asked for, the plain-torch reference runs on the live
-    weights; otherwise the fused ops run on constants that were derived from them once. `autocast_dtype` (torch.bfloat16) is
-    the dtype inside the convolutions; the image is summed in float32.
+    weights; otherwise the fused ops run on constants that were derived from them once. `autocast_dtype`
+    (torch.bfloat16) is the dtype inside the convolutions; the image is summed in float32.
     """
 
     def __init__(self, config: GeneratorConfig, *, autocast_dtype: torch.dtype | None = None) -> None:

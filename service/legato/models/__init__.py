@@ -2,6 +2,7 @@
 
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.files import load_encoder, load_generator, save_model
 from legato.models.generator import Features, Generator, GeneratorConfig
 
 __all__ = [
@@ -11,4 +12,7 @@ __all__ = [
     "Features",
     "Generator",
     "GeneratorConfig",
+    "load_encoder",
+    "load_generator",
+    "save_model",
 ]

@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         batch = image.shape[0]
         levels = zip((coarse, middle, fine), self.counts, strict=True)
         hidden = torch.cat([h.expand(n, batch, h.shape[1]) for h, n in levels])  # [L, B, hidden]
-        offsets = torch.bmm(hidden, self.offset_weight * self.offset_gain) + self.offset_bias[:, None]
+        offsets = torch.bmm(hidden * self.offset_gain, self.offset_weight) + self.offset_bias[:, None]
         latents: Tensor = self.w_avg + self.shared(coarse)[:, None] + offsets.transpose(0, 1)
         return latents
 

@@ -1,7 +1,7 @@
 """StyleGAN2 generator, skip architecture (Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN").
 
-Parameters are named as in NVIDIA's public state dicts. Layer index of W+ (one block a resolution, ToRGB shares the index
-of the next block's first convolution): b4: conv1 0, torgb 1; b8: conv0 1, conv1 2, torgb 3; b16: conv0 3, ...;
+Parameters are named as in NVIDIA's public state dicts. Layer index of W+ (one block a resolution, ToRGB shares the
+index of the next block's first convolution): b4: conv1 0, torgb 1; b8: conv0 1, conv1 2, torgb 3; b16: conv0 3, ...;
 L = 2 log2(R) - 2.
 """
 

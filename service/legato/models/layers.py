@@ -102,7 +102,7 @@ class Equalized(nn.Module):
 
 
 class EqualLinear(Equalized):
-    """y [B, O] = x [B, I] @ (gain * W).T + lr_multiplier * bias, gain = lr_multiplier / sqrt(I); lrelu if `activate`."""
+    """y [B, O] = x [B, I] @ (gain * W).T + lr_multiplier * bias, gain = lr_multiplier / sqrt(I); then lrelu or not."""
 
     def __init__(
         self,

@@ -1,0 +1,215 @@
+"""Model files: safetensors with one metadata entry, "legato", that holds a JSON header.
+
+Header: format and version of the file, kind ("generator", "encoder", ...), config (the architecture's dataclass),
+digest (sha256 over the tensors as stored) and recipe (whatever the maker wrote down). One entry with sorted keys,
+because the order of several entries is not fixed: the same tensors and header give the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from legato.errors import ModelFileError
+from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.generator import Generator, GeneratorConfig
+
+FORMAT = "legato"
+VERSION = 1
+
+Model = TypeVar("Model", Generator, Encoder)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Header:
+    """What a model file says of itself."""
+
+    kind: str
+    config: Mapping[str, Any]
+    digest: str  # sha256, hex
+    recipe: Mapping[str, Any]
+
+
+def save_model(
+    module: Generator | Encoder, path: str | Path, *, meta: Mapping[str, Any], dtype: torch.dtype = torch.float16
+) -> Header:
+    """Write weights, rounded to `dtype`, and architecture; `meta` (JSON values) becomes the header's recipe.
+
+    Raises ModelFileError where a weight is not finite in `dtype`; an existing file is replaced only by a complete one.
+    """
+    tensors = {name: t.detach().cpu().to(dtype) for name, t in module.state_dict().items()}
+    kind = "generator" if isinstance(module, Generator) else "encoder"
+    return write_tensors(path, tensors, kind=kind, config=dataclasses.asdict(module.config), recipe=meta)
+
+
+def load_generator(path_or_name: str | Path) -> Generator:
+    """A generator from a file, a folder that holds generator.safetensors, or the name of a packaged model.
+
+    Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
+    """
+    path = resolve(path_or_name, "generator.safetensors")
+    header, tensors = read_tensors(path, kind="generator")
+    config = _config(GeneratorConfig, header, path)
+    with torch.device("meta"):
+        generator = Generator(config)
+    return _fill(generator, header, tensors, path)
+
+
+def load_encoder(path_or_name: str | Path) -> Encoder:
+    """An encoder from a file, a folder that holds encoder.safetensors, or the name of a packaged model.
+
+    Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
+    """
+    path = resolve(path_or_name, "encoder.safetensors")
+    header, tensors = read_tensors(path, kind="encoder")
+    config = _config(EncoderConfig, header, path)
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    return _fill(encoder, header, tensors, path)
+
+
+def resolve(path_or_name: str | Path, filename: str) -> Path:
+    """The file meant by a path, by a folder that holds `filename`, or by the name of a packaged model."""
+    given = Path(path_or_name)
+    if given.is_dir():
+        return given / filename
+    if given.exists() or given.suffix or len(given.parts) != 1:
+        return given
+    assets = Path(str(files("legato"))) / "assets"
+    if (assets / given).is_dir():
+        return assets / given / filename
+    known = sorted(p.name for p in assets.iterdir() if p.is_dir()) if assets.is_dir() else []
+    raise ModelFileError(
+        f"no model is named {str(given)!r}, and no file or folder of that name exists; packaged models: "
+        f"{', '.join(known) or 'none'}. Give one of these names or the path of a {filename}"
+    )
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], *, kind: str, config: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> Header:
+    """Write tensors under a header; whole or not at all. Raises ModelFileError on a value that is not finite."""
+    path = Path(path)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelFileError(
+                f"{path}: tensor {name!r} holds values that are not finite in {tensor.dtype}; nothing was written. "
+                "Store it as float32, or find where the training went wrong"
+            )
+    stored = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    header = Header(kind, dict(config), digest(stored), dict(recipe))
+    fields = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(header)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(stored, partial, metadata={FORMAT: json.dumps(fields, sort_keys=True)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return header
+
+
+def read_header(path: str | Path) -> Header:
+    """The header alone, without reading weights. Raises ModelFileError."""
+    return _read(Path(path), with_tensors=False)[0]
+
+
+def read_tensors(path: str | Path, *, kind: str) -> tuple[Header, dict[str, Tensor]]:
+    """Header and tensors, in the dtype they are stored in, after checking kind and digest. Raises ModelFileError."""
+    path = Path(path)
+    header, tensors = _read(path, with_tensors=True)
+    if header.kind != kind:
+        raise ModelFileError(
+            f"{path} holds weights of kind {header.kind!r}; {kind!r} was wanted. Give the file of the {kind}"
+        )
+    found = digest(tensors)
+    if found != header.digest:
+        raise ModelFileError(
+            f"{path} is damaged: its weights have the digest {found[:16]}..., its header says {header.digest[:16]}... "
+            "Fetch or save it again"
+        )
+    return header, tensors
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) over name, dtype, shape and bytes of every tensor, in the order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]:
+    if not path.is_file():
+        raise ModelFileError(
+            f"no model file at {path}: there is {'a folder' if path.is_dir() else 'nothing'} of that name. "
+            "Give the path of a .safetensors file that legato saved, or the name of a packaged model"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(FORMAT)
+            names = file.keys() if with_tensors else ()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as safetensors ({error}): it is damaged, incomplete or of another format. "
+            "Fetch or save it again"
+        ) from error
+    if text is None:
+        raise ModelFileError(
+            f"{path} is a safetensors file without legato's header, so its architecture is not known. "
+            "Give a file that legato saved"
+        )
+    try:
+        fields = json.loads(text)
+        if fields["format"] != FORMAT or fields["version"] != VERSION:
+            raise ModelFileError(
+                f"{path} is of format {fields['format']!r} version {fields['version']!r}; this legato reads "
+                f"{FORMAT!r} version {VERSION}. Use the legato that wrote it, or save it again"
+            )
+        header = Header(str(fields["kind"]), dict(fields["config"]), str(fields["digest"]), dict(fields["recipe"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"{path} has a damaged header ({type(error).__name__}: {error}); kind, config, digest and recipe were "
+            "wanted. Fetch or save it again"
+        ) from error
+    return header, tensors
+
+
+def _config(kind: type[Any], header: Header, path: Path) -> Any:
+    try:
+        return kind(**header.config)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its config does not describe a {header.kind}: {error}. Save it again") from error
+
+
+def _fill(module: Model, header: Header, tensors: Mapping[str, Tensor], path: Path) -> Model:
+    """Put the tensors into a module that was built on the meta device: every key, every shape."""
+    wanted = {name: list(t.shape) for name, t in module.state_dict().items()}
+    complaints = [f"{name} is missing" for name in wanted if name not in tensors]
+    complaints += [f"{name} is not known" for name in tensors if name not in wanted]
+    complaints += [
+        f"{name} is {list(t.shape)} where {wanted[name]} was wanted"
+        for name, t in tensors.items()
+        if name in wanted and list(t.shape) != wanted[name]
+    ]
+    if complaints:
+        more = f" and {len(complaints) - 4} more" if len(complaints) > 4 else ""
+        raise ModelFileError(
+            f"{path} does not fit its own config: {'; '.join(complaints[:4])}{more}. Fetch or save it again"
+        )
+    module.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    module.digest = header.digest
+    return module.requires_grad_(False).eval()

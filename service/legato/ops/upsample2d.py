@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from legato.ops._check import check_floating, check_tensor
+from legato.ops._check import check_image
 
 
 def upsample2d(
@@ -13,10 +13,9 @@ def upsample2d(
 ) -> Tensor:  # [B, C, 2H, 2W]
     """Insert zeros and filter with [1,3,3,1] x [1,3,3,1], zeros outside the image; plain torch on every device.
 
-    The two-fold bilinear kernel is that filter, so bilinear interpolation of the image with a border of one zero is exactly it.
-    Raises ValueError or TypeError unless the image is a floating-point [B,C,H,W].
+    The twofold bilinear kernel is that filter, so bilinear interpolation of the image with a border of one zero is
+    exactly it. Raises ValueError unless the image is [B,C,H,W], TypeError unless it is floating point.
     """
-    check_floating("upsample2d", "image", image)
-    check_tensor("upsample2d", "image", image, (None, None, None, None), "[B,C,H,W]", image)
+    check_image("upsample2d", "image", image, "[B,C,H,W]")
     bordered = F.interpolate(F.pad(image, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
     return bordered[:, :, 2:-2, 2:-2]

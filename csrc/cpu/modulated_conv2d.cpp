@@ -1,0 +1,406 @@
+// modulated_conv2d on the CPU: a pass that scales the input, oneDNN's convolution, a pass that does all the rest.
+//
+// Everything runs channels last, so that one pixel is a contiguous row of channels and every pass is a loop over channels.
+// The upsampling convolution is four small ones, one for each parity of the output's row and column, 9 taps in all; the final
+// pass filters across them. Sums over pixels go row by row into a buffer, so results do not depend on the number of threads.
+
+#include "check.h"
+#include "cpu/common.h"
+#include "cpu/rows.h"
+#include "math/activation.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace legato {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::stable::parallel_for;
+using Shape = std::array<int64_t, 4>;
+
+constexpr double kEpsilon = 1e-8;
+
+Tensor empty_channels_last(const Shape& shape, const Tensor& like) {
+  return torch::stable::empty(
+      shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt, MemoryFormat::ChannelsLast);
+}
+
+Tensor channels_last(const Tensor& tensor) {
+  return torch::stable::contiguous(tensor, MemoryFormat::ChannelsLast);
+}
+
+// aten::convolution without bias, channels last in and out, in the dtype of the input whatever autocast makes of it.
+Tensor convolve(const Tensor& input, const Tensor& weight, int64_t stride, int64_t pad_y, int64_t pad_x, bool transposed) {
+  using torch::stable::detail::from;
+  const std::array<int64_t, 2> strides{stride, stride}, padding{pad_y, pad_x}, dilation{1, 1}, output_padding{0, 0};
+  using Ints = torch::headeronly::IntHeaderOnlyArrayRef;
+  std::array<StableIValue, 9> stack{
+      from(input), from(weight), from(std::optional<Tensor>()), from(Ints(strides)), from(Ints(padding)),
+      from(Ints(dilation)), from(transposed), from(Ints(output_padding)), from(int64_t{1})};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  Tensor result = torch::stable::detail::to<Tensor>(stack[0]);
+  if (result.scalar_type() != input.scalar_type()) result = torch::stable::to(result, input.scalar_type());
+  return channels_last(result);
+}
+
+// The taps of weight [O,I,3,3] in the given rows and columns: [O,I,rows,columns], channels last.
+template <typename T>
+Tensor select_taps(const Tensor& weight, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const int64_t by_o = weight.stride(0), by_i = weight.stride(1), by_y = weight.stride(2), by_x = weight.stride(3);
+  const Tensor taps = empty_channels_last(
+      {outputs, inputs, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())}, weight);
+  const T* from = data<T>(weight);
+  T* to = mutable_data<T>(taps);
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (const int64_t y : rows) {
+      for (const int64_t x : columns) {
+        const T* tap = from + o * by_o + y * by_y + x * by_x;
+        for (int64_t i = 0; i < inputs; ++i) to[i] = tap[i * by_i];
+        to += inputs;
+      }
+    }
+  }
+  return taps;
+}
+
+// weight [O,I,3,3] -> [I,O,3,3], channels last, in blocks so that neither side is walked with long strides.
+template <typename T>
+Tensor transpose_weight(const Tensor& weight) {
+  constexpr int64_t kBlock = 16;
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const int64_t by_o = weight.stride(0), by_i = weight.stride(1), by_y = weight.stride(2), by_x = weight.stride(3);
+  const Tensor result = empty_channels_last({inputs, outputs, 3, 3}, weight);
+  const T* from = data<T>(weight);
+  T* to = mutable_data<T>(result);
+  for (int64_t first = 0; first < inputs; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, inputs);
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      for (int64_t o = 0; o < outputs; ++o) {
+        const T* row = from + o * by_o + tap / 3 * by_y + tap % 3 * by_x;
+        for (int64_t i = first; i < last; ++i) to[(i * 9 + tap) * outputs + o] = row[i * by_i];
+      }
+    }
+  }
+  return result;
+}
+
+struct Arguments {
+  Tensor x, weight, styles;
+  std::optional<Tensor> q, noise, bias;
+  int64_t up;
+  double slope, gain;
+  std::optional<double> clamp;
+
+  void check() const {
+    const char* op = "modulated_conv2d";
+    const Checker check{op, x};
+    const ScalarType dtype = x.scalar_type(), precise = accumulator_dtype(dtype);
+    STD_TORCH_CHECK(up == 1 || up == 2, op, ": up has to be 1 or 2; got ", up);
+    STD_TORCH_CHECK(slope >= 0 && slope <= 1, op, ": slope has to be within [0, 1]; got ", slope);
+    STD_TORCH_CHECK(gain > 0 && std::isfinite(gain), op, ": gain has to be positive and finite; got ", gain);
+    STD_TORCH_CHECK(!clamp || *clamp > 0, op, ": clamp has to be None or positive; got ", clamp.value_or(0));
+    check.shape("x", x, {kAny, kAny, kAny, kAny}, "[B,I,H,W]");
+    STD_TORCH_CHECK(
+        inputs() > 0 && x.size(2) > 0 && x.size(3) > 0, op, ": x has to have at least one channel and pixel");
+    check.tensor("weight", weight, {kAny, inputs(), kAny, kAny}, "[O,I,k,k]", dtype);
+    const int64_t taps = weight.size(2);
+    STD_TORCH_CHECK(
+        outputs() > 0 && taps == weight.size(3) && (taps == 3 || (taps == 1 && up == 1)),
+        op, ": weight has to have 3x3 taps, or 1x1 when up is 1; got ", taps, "x", weight.size(3));
+    check.tensor("styles", styles, {batch(), inputs()}, "[B,I]", precise);
+    check.tensor("q", q, {outputs(), inputs()}, "[O,I]", precise);
+    check.tensor("bias", bias, {outputs()}, "[O]", dtype);
+    const int64_t rows = noise && noise->dim() == 4 && noise->size(0) == 1 ? 1 : batch();
+    check.tensor("noise", noise, {rows, 1, height(), width()}, "[1 or B,1,H*up,W*up]", dtype);
+  }
+
+  int64_t batch() const { return x.size(0); }
+  int64_t inputs() const { return x.size(1); }
+  int64_t outputs() const { return weight.size(0); }
+  int64_t height() const { return x.size(2) * up; } // of the output
+  int64_t width() const { return x.size(3) * up; }
+  Shape output_shape() const { return {batch(), outputs(), height(), width()}; }
+};
+
+// What follows the convolution, in the precision of computation.
+template <typename T>
+struct Epilogue {
+  using A = Accumulator<T>;
+  int64_t outputs;
+  std::vector<A> scale; // [B, O], the demodulation
+  std::vector<A> bias; // [O]
+  std::optional<Tensor> noise; // contiguous
+  Activation<A> activation;
+
+  explicit Epilogue(const Arguments& a)
+      : outputs(a.outputs()),
+        scale(a.batch() * a.outputs(), A(1)),
+        bias(a.outputs(), A(0)),
+        activation{
+            static_cast<A>(a.slope), static_cast<A>(a.gain),
+            static_cast<A>(a.clamp.value_or(std::numeric_limits<double>::infinity()))} {
+    if (a.noise) noise = torch::stable::contiguous(*a.noise);
+    if (a.bias) {
+      const Tensor values = torch::stable::contiguous(*a.bias);
+      std::copy_n(data<T>(values), outputs, bias.begin());
+    }
+    if (a.q) {
+      const Tensor styles = torch::stable::contiguous(a.styles), q = torch::stable::contiguous(*a.q);
+      const int64_t inputs = a.inputs();
+      parallel_for(0, a.batch() * outputs, rows_per_task(inputs), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const A* s = data<A>(styles) + i / outputs * inputs;
+          const A sum = energy(s, data<A>(q) + i % outputs * inputs, inputs);
+          scale[i] = A(1) / std::sqrt(sum + static_cast<A>(kEpsilon));
+        }
+      });
+    }
+  }
+
+  const A* scale_of(int64_t sample) const { return scale.data() + sample * outputs; }
+
+  const T* noise_row(int64_t sample, int64_t row, int64_t height, int64_t width) const {
+    if (!noise) return nullptr;
+    return data<T>(*noise) + ((noise->size(0) == 1 ? 0 : sample) * height + row) * width;
+  }
+};
+
+// x * styles, channels last
+template <typename T>
+Tensor scale_input(const Tensor& x, const Tensor& styles) {
+  using A = Accumulator<T>;
+  const int64_t height = x.size(2), width = x.size(3), channels = x.size(1);
+  const Tensor source = channels_last(x), scale = torch::stable::contiguous(styles);
+  const Tensor result = empty_channels_last({x.size(0), channels, height, width}, x);
+  parallel_for(0, x.size(0) * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * width * channels;
+      const A* s = data<A>(scale) + row / height * channels;
+      scale_row(mutable_data<T>(result) + at, data<T>(source) + at, s, width, channels);
+    }
+  });
+  return result;
+}
+
+template <typename T>
+Tensor forward_same(const Arguments& a, const Tensor& scaled, const Epilogue<T>& epilogue) {
+  const int64_t pad = a.weight.size(2) / 2, height = a.height(), width = a.width(), channels = a.outputs();
+  const Tensor t = convolve(scaled, a.weight, 1, pad, pad, false);
+  const Tensor y = empty_channels_last(a.output_shape(), a.x);
+  parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t sample = row / height, at = row * width * channels;
+      finish_row(
+          mutable_data<T>(y) + at, data<T>(t) + at, epilogue.scale_of(sample), epilogue.bias.data(),
+          epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, channels);
+    }
+  });
+  return y;
+}
+
+// The transposed convolution of stride 2 has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1]; columns alike.
+template <typename T>
+Tensor forward_up(const Arguments& a, const Tensor& scaled, const Epilogue<T>& epilogue) {
+  using A = Accumulator<T>;
+  const int64_t rows_in = a.x.size(2), columns_in = a.x.size(3), channels = a.outputs();
+  const int64_t height = a.height(), width = a.width();
+  const std::vector<int64_t> even{2, 0}, odd{1};
+  const std::array<Tensor, 4> phases{
+      convolve(scaled, select_taps<T>(a.weight, even, even), 1, 1, 1, false), // [B,O,H+1,W+1]
+      convolve(scaled, select_taps<T>(a.weight, even, odd), 1, 1, 0, false), // [B,O,H+1,W]
+      convolve(scaled, select_taps<T>(a.weight, odd, even), 1, 0, 1, false), // [B,O,H,W+1]
+      convolve(scaled, select_taps<T>(a.weight, odd, odd), 1, 0, 0, false)}; // [B,O,H,W]
+  const Tensor y = empty_channels_last(a.output_shape(), a.x);
+  const std::vector<T> zeros((columns_in + 1) * channels, T(0.0f));
+
+  // Row `row` of the 2H+1, its even or its odd columns; zeros outside.
+  const auto phase_row = [&](int64_t sample, int64_t row, int64_t odd_columns) {
+    if (row < 0 || row > height) return zeros.data();
+    const int64_t odd_row = row % 2, rows = rows_in + 1 - odd_row, columns = columns_in + 1 - odd_columns;
+    return data<T>(phases[2 * odd_row + odd_columns]) + (sample * rows + row / 2) * columns * channels;
+  };
+  parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
+    std::vector<A> filtered((width + 3) * channels, A(0)); // columns -1 .. 2W+1; the first and the last stay 0
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t sample = i / height, row = i % height;
+      for (int64_t parity = 0; parity < 2; ++parity) {
+        filter_rows(
+            filtered.data() + (1 + parity) * channels, phase_row(sample, row - 1, parity),
+            phase_row(sample, row, parity), phase_row(sample, row + 1, parity), phase_row(sample, row + 2, parity),
+            columns_in + 1 - parity, channels, 2 * channels);
+      }
+      finish_filtered_row(
+          mutable_data<T>(y) + i * width * channels, filtered.data(), epilogue.scale_of(sample),
+          epilogue.bias.data(), epilogue.noise_row(sample, row, height, width), epilogue.activation, width, channels);
+    }
+  });
+  return y;
+}
+
+Tensor forward(
+    Tensor x,
+    Tensor weight,
+    Tensor styles,
+    std::optional<Tensor> q,
+    std::optional<Tensor> noise,
+    std::optional<Tensor> bias,
+    int64_t up,
+    double slope,
+    double gain,
+    std::optional<double> clamp) {
+  const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
+  a.check();
+  if (a.batch() == 0) return empty_channels_last(a.output_shape(), x);
+  return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const Epilogue<T> epilogue(a);
+    const Tensor scaled = scale_input<T>(x, styles);
+    return up == 1 ? forward_same<T>(a, scaled, epilogue) : forward_up<T>(a, scaled, epilogue);
+  });
+}
+
+// Sums of rows [B * rows, channels] -> [B, channels], always in the same order.
+template <typename A>
+std::vector<A> sum_rows(const std::vector<A>& sums, int64_t batch, int64_t rows, int64_t channels) {
+  std::vector<double> totals(batch * channels, 0.0);
+  for (int64_t row = 0; row < batch * rows; ++row) {
+    double* total = totals.data() + row / rows * channels;
+    for (int64_t c = 0; c < channels; ++c) total[c] += sums[row * channels + c];
+  }
+  return std::vector<A>(totals.begin(), totals.end());
+}
+
+// The adjoint of the filter that finishes the upsampling: [B,O,2H,2W] -> [B,O,2H+1,2W+1].
+template <typename T>
+Tensor filter_adjoint(const Tensor& grad) {
+  using A = Accumulator<T>;
+  const int64_t batch = grad.size(0), channels = grad.size(1), height = grad.size(2), width = grad.size(3);
+  const Tensor result = empty_channels_last({batch, channels, height + 1, width + 1}, grad);
+  const std::vector<T> zeros(width * channels, T(0.0f));
+  const auto source = [&](int64_t sample, int64_t row) {
+    const bool outside = row < 0 || row >= height;
+    return outside ? zeros.data() : data<T>(grad) + (sample * height + row) * width * channels;
+  };
+  parallel_for(0, batch * (height + 1), rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
+    std::vector<A> filtered((width + 4) * channels, A(0)); // columns -2 .. 2W+1; two on either side stay 0
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t sample = i / (height + 1), row = i % (height + 1);
+      filter_rows(
+          filtered.data() + 2 * channels, source(sample, row - 2), source(sample, row - 1), source(sample, row),
+          source(sample, row + 1), width, channels, channels);
+      filter_columns(mutable_data<T>(result) + i * (width + 1) * channels, filtered.data(), width + 1, channels);
+    }
+  });
+  return result;
+}
+
+// The gradients, with g = grad_y * activation'(y) * d and h the adjoint of the convolution applied to g:
+// grad_x = h * s;  grad_s = sum_p h x - s * ((grad_d * d^3) @ Q),  grad_d = sum_p grad_y * activation'(y) * conv(x * s),
+// where conv(x * s) is (activation^-1(y) - noise - bias) / d: nothing but y has to be kept.
+template <typename T>
+std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y) {
+  using A = Accumulator<T>;
+  const Epilogue<T> epilogue(a);
+  const int64_t batch = a.batch(), inputs = a.inputs(), outputs = a.outputs();
+  const int64_t height = a.height(), width = a.width();
+
+  const Tensor incoming = channels_last(grad_y), kept = channels_last(y);
+  Tensor g = empty_channels_last(a.output_shape(), a.x);
+  std::vector<A> row_sums(batch * height * outputs, A(0));
+  parallel_for(0, batch * height, rows_per_task(width * outputs), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t sample = row / height, at = row * width * outputs;
+      differentiate_row(
+          mutable_data<T>(g) + at, row_sums.data() + row * outputs, data<T>(incoming) + at, data<T>(kept) + at,
+          epilogue.scale_of(sample), epilogue.bias.data(), epilogue.noise_row(sample, row % height, height, width),
+          epilogue.activation, width, outputs);
+    }
+  });
+  const std::vector<A> scale_sums = sum_rows(row_sums, batch, height, outputs); // grad_d * d
+
+  Tensor h;
+  if (a.up == 1) {
+    const int64_t pad = a.weight.size(2) / 2;
+    h = convolve(g, a.weight, 1, pad, pad, true);
+  } else {
+    h = convolve(filter_adjoint<T>(g), transpose_weight<T>(a.weight), 2, 0, 0, false);
+  }
+
+  const Tensor x = channels_last(a.x), styles = torch::stable::contiguous(a.styles);
+  const int64_t rows = x.size(2), columns = x.size(3);
+  const Tensor grad_x = empty_channels_last({batch, inputs, rows, columns}, x);
+  row_sums.assign(batch * rows * inputs, A(0));
+  parallel_for(0, batch * rows, rows_per_task(columns * inputs), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * columns * inputs;
+      unscale_row(
+          mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(h) + at, data<T>(x) + at,
+          data<A>(styles) + row / rows * inputs, columns, inputs);
+    }
+  });
+  const std::vector<A> direct = sum_rows(row_sums, batch, rows, inputs);
+  const Tensor grad_styles = torch::stable::new_empty(styles, std::array<int64_t, 2>{batch, inputs});
+  A* out = mutable_data<A>(grad_styles);
+  std::copy(direct.begin(), direct.end(), out);
+  if (a.q) {
+    const Tensor q = torch::stable::contiguous(*a.q);
+    parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        const A* scale = epilogue.scale_of(b);
+        std::vector<A> energy_gradient(inputs, A(0));
+        for (int64_t o = 0; o < outputs; ++o) {
+          const A weight = scale_sums[b * outputs + o] * scale[o] * scale[o];
+          add_scaled(energy_gradient.data(), data<A>(q) + o * inputs, weight, inputs);
+        }
+        for (int64_t i = 0; i < inputs; ++i) out[b * inputs + i] -= data<A>(styles)[b * inputs + i] * energy_gradient[i];
+      }
+    });
+  }
+  return {grad_x, grad_styles};
+}
+
+std::tuple<Tensor, Tensor> backward(
+    Tensor grad_y,
+    Tensor y,
+    Tensor x,
+    Tensor weight,
+    Tensor styles,
+    std::optional<Tensor> q,
+    std::optional<Tensor> noise,
+    std::optional<Tensor> bias,
+    int64_t up,
+    double slope,
+    double gain,
+    std::optional<double> clamp) {
+  const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
+  a.check();
+  const Shape shape = a.output_shape();
+  const Checker check{"modulated_conv2d_backward", x};
+  for (const auto& [name, tensor] : {std::pair{"grad_y", grad_y}, std::pair{"y", y}}) {
+    check.tensor(name, tensor, {shape[0], shape[1], shape[2], shape[3]}, "[B,O,H*up,W*up]", x.scalar_type());
+  }
+  if (a.batch() == 0) {
+    return {empty_channels_last({0, x.size(1), x.size(2), x.size(3)}, x), torch::stable::empty_like(styles)};
+  }
+  return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
+    return differentiate<decltype(type)>(a, grad_y, y);
+  });
+}
+
+} // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(legato, CPU, m) {
+  m.impl("modulated_conv2d", TORCH_BOX(&forward));
+  m.impl("modulated_conv2d_backward", TORCH_BOX(&backward));
+}
+
+} // namespace legato

@@ -1,0 +1,164 @@
+// Loops over one row of pixels, channels last: what modulated_conv2d does besides convolving.
+#pragma once
+
+#include "cpu/common.h"
+#include "math/activation.h"
+#include "math/fir.h"
+
+#include <cstdint>
+
+namespace legato {
+
+// out = x * scale
+template <typename T, typename A>
+LEGATO_CLONES void scale_row(
+    T* __restrict__ out, // [pixels, channels]
+    const T* __restrict__ x, // [pixels, channels]
+    const A* __restrict__ scale, // [channels]
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    for (int64_t c = 0; c < channels; ++c) {
+      out[p * channels + c] = static_cast<T>(static_cast<A>(x[p * channels + c]) * scale[c]);
+    }
+  }
+}
+
+// y = activation(t * scale + noise + bias); t and y may be the same
+template <typename T, typename A>
+LEGATO_CLONES void finish_row(
+    T* y, // [pixels, channels]
+    const T* t, // [pixels, channels]
+    const A* __restrict__ scale, // [channels]
+    const A* __restrict__ bias, // [channels]
+    const T* __restrict__ noise, // [pixels] or null
+    Activation<A> activation,
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    const A n = noise ? static_cast<A>(noise[p]) : A(0);
+    const int64_t at = p * channels;
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) {
+      y[at + c] = static_cast<T>(activation(static_cast<A>(t[at + c]) * scale[c] + (n + bias[c])));
+    }
+  }
+}
+
+// The same, of a row that is still to be filtered across columns; `filtered` begins one column before the first.
+template <typename T, typename A>
+LEGATO_CLONES void finish_filtered_row(
+    T* __restrict__ y, // [pixels, channels]
+    const A* __restrict__ filtered, // [pixels + 3, channels]
+    const A* __restrict__ scale, // [channels]
+    const A* __restrict__ bias, // [channels]
+    const T* __restrict__ noise, // [pixels] or null
+    Activation<A> activation,
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    const A n = noise ? static_cast<A>(noise[p]) : A(0);
+    const A* v = filtered + p * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      const A t = low_pass(v[c], v[c + channels], v[c + 2 * channels], v[c + 3 * channels]);
+      y[p * channels + c] = static_cast<T>(activation(t * scale[c] + (n + bias[c])));
+    }
+  }
+}
+
+// out = the filter across four rows, its pixels `step` values apart
+template <typename T, typename A>
+LEGATO_CLONES void filter_rows(
+    A* __restrict__ out, // [pixels, step]
+    const T* __restrict__ a, // [pixels, channels], as b, c, d
+    const T* __restrict__ b,
+    const T* __restrict__ c,
+    const T* __restrict__ d,
+    int64_t pixels,
+    int64_t channels,
+    int64_t step) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    const int64_t at = p * channels;
+    for (int64_t i = 0; i < channels; ++i) {
+      out[p * step + i] = low_pass(
+          static_cast<A>(a[at + i]), static_cast<A>(b[at + i]), static_cast<A>(c[at + i]), static_cast<A>(d[at + i]));
+    }
+  }
+}
+
+// out = the filter across four columns
+template <typename T, typename A>
+LEGATO_CLONES void filter_columns(
+    T* __restrict__ out, // [pixels, channels]
+    const A* __restrict__ row, // [pixels + 3, channels]
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t i = 0; i < pixels * channels; ++i) {
+    out[i] = static_cast<T>(low_pass(row[i], row[i + channels], row[i + 2 * channels], row[i + 3 * channels]));
+  }
+}
+
+// grad_t = grad_y * activation' * scale; sum += the gradient to the logarithm of scale
+template <typename T, typename A>
+LEGATO_CLONES void differentiate_row(
+    T* __restrict__ grad_t, // [pixels, channels]
+    A* __restrict__ sum, // [channels]
+    const T* __restrict__ grad_y, // [pixels, channels]
+    const T* __restrict__ y, // [pixels, channels]
+    const A* __restrict__ scale, // [channels]
+    const A* __restrict__ bias, // [channels]
+    const T* __restrict__ noise, // [pixels] or null
+    Activation<A> activation,
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    const A n = noise ? static_cast<A>(noise[p]) : A(0);
+    for (int64_t c = 0; c < channels; ++c) {
+      const A value = static_cast<A>(y[p * channels + c]);
+      const A grad = static_cast<A>(grad_y[p * channels + c]) * activation.derivative(value);
+      grad_t[p * channels + c] = static_cast<T>(grad * scale[c]);
+      sum[c] += grad * (activation.inverse(value) - (n + bias[c]));
+    }
+  }
+}
+
+// grad_x = h * styles; sum += h * x
+template <typename T, typename A>
+LEGATO_CLONES void unscale_row(
+    T* __restrict__ grad_x, // [pixels, channels]
+    A* __restrict__ sum, // [channels]
+    const T* __restrict__ h, // [pixels, channels]
+    const T* __restrict__ x, // [pixels, channels]
+    const A* __restrict__ styles, // [channels]
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const A value = static_cast<A>(h[p * channels + c]);
+      grad_x[p * channels + c] = static_cast<T>(value * styles[c]);
+      sum[c] += value * static_cast<A>(x[p * channels + c]);
+    }
+  }
+}
+
+// sum of styles^2 * q, in 16 lanes so that the compiler may vectorize it
+template <typename A>
+LEGATO_CLONES A energy(const A* __restrict__ styles, const A* __restrict__ q, int64_t channels) {
+  A lanes[16] = {};
+  int64_t c = 0;
+  for (; c + 16 <= channels; c += 16) {
+    for (int64_t k = 0; k < 16; ++k) lanes[k] += styles[c + k] * styles[c + k] * q[c + k];
+  }
+  A rest = 0;
+  for (; c < channels; ++c) rest += styles[c] * styles[c] * q[c];
+  for (const A lane : lanes) rest += lane;
+  return rest;
+}
+
+// out += x * weight
+template <typename A>
+LEGATO_CLONES void add_scaled(A* __restrict__ out, const A* __restrict__ x, A weight, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) out[i] += x[i] * weight;
+}
+
+} // namespace legato

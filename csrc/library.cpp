@@ -1,0 +1,38 @@
+// Every op of legato, its shapes and dtypes. The kernels register themselves in cpu/ and cuda/, a file for each op and backend;
+// the public functions, their fakes and autograd live in legato/ops.
+//
+// T is float32, bfloat16 or float64; A is float64 for float64 and float32 otherwise.
+
+#include <Python.h>
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(legato, m) {
+  // y = clamp(gain * lrelu(d * conv(x * styles, weight) + noise + bias)), d = rsqrt(styles^2 @ q^T + 1e-8)
+  // x [B,I,H,W] T, weight [O,I,k,k] T, styles [B,I] A, q [O,I] A, noise [1 or B,1,H*up,W*up] T, bias [O] T
+  //   -> y [B,O,H*up,W*up] T, channels last
+  m.def(
+      "modulated_conv2d(Tensor x, Tensor weight, Tensor styles, Tensor? q, Tensor? noise, Tensor? bias, "
+      "int up, float slope, float gain, float? clamp) -> Tensor");
+
+  // grad_y, y [B,O,H*up,W*up] T, the rest as above -> grad_x [B,I,H,W] T, channels last; grad_styles [B,I] A
+  m.def(
+      "modulated_conv2d_backward(Tensor grad_y, Tensor y, Tensor x, Tensor weight, Tensor styles, Tensor? q, "
+      "Tensor? noise, Tensor? bias, int up, float slope, float gain, float? clamp) -> (Tensor, Tensor)");
+
+  // warped(p) = image(p + flow(p)): image [B,C,H,W] T, flow [B,2,H,W] A, pixels, (x, y)
+  //   -> warped [B,C,H,W] T, valid [B,1,H,W] T, 0 or 1
+  m.def("flow_warp(Tensor image, Tensor flow) -> (Tensor, Tensor)");
+
+  // grad_warped [B,C,H,W] T, flow [B,2,H,W] A -> grad_image [B,C,H,W] T
+  m.def("flow_warp_backward_image(Tensor grad_warped, Tensor flow) -> Tensor");
+
+  // grad_warped, image [B,C,H,W] T, flow [B,2,H,W] A -> grad_flow [B,2,H,W] A
+  m.def("flow_warp_backward_flow(Tensor grad_warped, Tensor image, Tensor flow) -> Tensor");
+}
+
+// `import legato._C` loads the library, which runs the registrations; there is nothing else in the module.
+extern "C" PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}

@@ -3,7 +3,8 @@
 `Client` is for threads, `AsyncClient` for asyncio; both speak the same protocol and give the same values.
 """
 
-from legato_client.aio import AsyncClient, AsyncSession
+from legato_client.async_client import AsyncClient
+from legato_client.async_session import AsyncSession
 from legato_client.client import Client
 from legato_client.errors import (
     Cancelled,

@@ -115,20 +115,25 @@ class ServerError(LegatoError):
     reason = "INTERNAL"
 
 
-# The one mapping. A reason, where there is one, says more than the status.
+# The one mapping. A reason, where there is one, says more than the status; a frame that fails has nothing else.
 _BY_REASON: dict[str, type[LegatoError]] = {
-    cls.reason: cls
-    for cls in (
-        InvalidInput,
-        InvalidImage,
-        InvalidEdit,
-        NotFound,
-        ProtocolViolation,
-        Overloaded,
-        MessageTooLarge,
-        DeadlineMissed,
-        ServerStopping,
-    )
+    "INVALID_INPUT": InvalidInput,
+    "INVALID_FLOW": InvalidInput,
+    "INVALID_IMAGE": InvalidImage,
+    "IMAGE_TOO_LARGE": InvalidImage,
+    "INVALID_EDIT": InvalidEdit,
+    "NOT_FOUND": NotFound,
+    "SESSION_NOT_FOUND": NotFound,
+    "PROTOCOL_VIOLATION": ProtocolViolation,
+    "SEQ_NOT_INCREASING": ProtocolViolation,
+    "SESSION_CLOSING": SessionClosed,
+    "OVERLOADED": Overloaded,
+    "QUEUE_FULL": Overloaded,
+    "SESSIONS_FULL": Overloaded,
+    "MESSAGE_TOO_LARGE": MessageTooLarge,
+    "DEADLINE_MISSED": DeadlineMissed,
+    "SHUTTING_DOWN": ServerStopping,
+    "INTERNAL": ServerError,
 }
 _BY_STATUS: dict[grpc.StatusCode, type[LegatoError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
@@ -153,7 +158,7 @@ class _Details:
 
 def from_reason(reason: str, message: str) -> LegatoError:
     """Error for a frame that failed inside a stream, where only the reason travels."""
-    return _BY_REASON.get(reason, LegatoError)(message, reason=reason)
+    return _BY_REASON.get(reason, ServerError)(message, reason=reason)
 
 
 def from_rpc(error: grpc.RpcError, address: str) -> LegatoError:

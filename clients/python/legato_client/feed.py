@@ -10,8 +10,8 @@ class Feed:
         self.unanswered: set[int] = set()
         self.ended = False  # the source has no further frame
         self.abandoned = False  # the reader has gone
-        self.error: BaseException | None = None  # what the source raised
+        self.error: BaseException | None = None  # what the source raised; told after the answers
 
     @property
     def finished(self) -> bool:
-        return self.error is not None or (self.ended and not self.unanswered)
+        return self.ended and not self.unanswered

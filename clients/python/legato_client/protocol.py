@@ -1,6 +1,6 @@
 """One stream of legato.v1 without any I/O: what to send next, what each answer means, what the caller may do now.
 
-The transports (`session`, `aio`) move messages and wait; every decision is taken here, once.
+The transports (`session`, `async_session`) move messages and wait; every decision is taken here, once.
 
     caller:     pack -> send -> take        update   close
     transport:  next_message ->  wire  -> receive ... end
@@ -16,16 +16,16 @@ from collections import deque
 from collections.abc import Callable
 
 from legato_client import wire
+from legato_client.answers import Answers
 from legato_client.errors import (
     ConnectionLost,
     InvalidInput,
     LegatoError,
-    MessageTooLarge,
     ProtocolViolation,
     ServerStopping,
     SessionClosed,
 )
-from legato_client.images import Picture, packed
+from legato_client.images import Picture
 from legato_client.types import (
     Answer,
     Budget,
@@ -43,7 +43,6 @@ from legato_client.types import (
 )
 from legato_pb import inversion_pb2 as pb
 
-_ENVELOPE_BYTES = 4096  # what a frame's message may hold beside its image
 _log = logging.getLogger("legato_client")
 
 
@@ -79,7 +78,6 @@ class StreamProtocol:
         self.notices: list[Notice] = []
         self._policy, self._frames_as, self._clock = policy, frames_as, clock
         # At most half the answers that may wait here are on their way: those held for order can always be completed.
-        self._window = answers_ahead
         self._most_in_flight = min(in_flight or answers_ahead, answers_ahead // 2)
         self._granted = 0
         self._last_seq = last_seq
@@ -87,11 +85,7 @@ class StreamProtocol:
         self._outbox: deque[pb.StreamRequest] = deque()
         self._sent_at: dict[int, float] = {}  # frames without an answer, parked ones too: hand-over in clock seconds
         self._parked: pb.FrameInput | None = None  # "latest": the newest frame, waiting for room in flight
-        self._order: deque[int] = deque()  # "ordered": frames whose answer was not released yet
-        self._held: dict[int, tuple[Answer, bool]] = {}  # answers waiting for an earlier one
-        self._ready: deque[tuple[Answer, bool]] = deque()  # with: did it come over the wire
-        self._unwanted: set[int] = set()
-        self._taken = 0  # answers taken since the last Credit
+        self._answers = Answers(ordered=policy != "latest", window=answers_ahead)
         options = pb.SessionOptions(
             policy=wire.policy(policy),
             edits=wire.edits(edit_list(edits)),
@@ -119,24 +113,11 @@ class StreamProtocol:
     @property
     def can_take(self) -> bool:
         """`take` has an answer, or will say why none comes any more."""
-        return bool(self._ready) or self.finished
+        return bool(self._answers) or self.finished
 
     def pack(self, frame: Frame | Picture) -> pb.FrameInput:
         """The frame's message, without its seq. Raises InvalidImage, or MessageTooLarge over the server's limit."""
-        whole = frame if isinstance(frame, Frame) else Frame(frame)
-        limits = self.opened.limits if self.opened else None
-        image = packed(whole.image, self._frames_as, limits.max_pixels if limits else 0)
-        if limits and limits.max_message_bytes and len(image.data) + _ENVELOPE_BYTES > limits.max_message_bytes:
-            raise MessageTooLarge(
-                f"a message has at most {limits.max_message_bytes} bytes here; this {image.format} image alone has "
-                f"{len(image.data)}: scale it down, or send it as JPEG"
-            )
-        return pb.FrameInput(
-            capture_time=whole.capture_time,
-            image=wire.image(image),
-            flow=wire.flow(whole.flow),
-            edits=wire.edit_list(whole.edits),
-        )
+        return wire.frame(frame, self._frames_as, self.opened.limits if self.opened else None)
 
     def send(self, message: pb.FrameInput, handed_over: float, seq: int | None = None) -> int:
         """Takes a packed frame; returns its seq. The transport has waited for `can_send`.
@@ -146,8 +127,8 @@ class StreamProtocol:
         self._check_usable()
         message.seq = self._next_seq(seq)
         self._sent_at[message.seq] = handed_over
+        self._answers.expect(message.seq)
         if self._policy != "latest":
-            self._order.append(message.seq)
             self._outbox.append(pb.StreamRequest(frame=message))
             return message.seq
         if self._parked is not None:
@@ -161,8 +142,7 @@ class StreamProtocol:
         self._check_usable()
         seq = self._next_seq(None)
         self._sent_at[seq] = self._clock()
-        if self._policy != "latest":
-            self._order.append(seq)
+        self._answers.expect(seq)
         self._answer(Failed(seq, error.reason, str(error)), over_wire=False)
         return seq
 
@@ -191,12 +171,11 @@ class StreamProtocol:
 
     def take(self) -> Answer:
         """The next answer. Raises the stream's error once it broke, SessionClosed after its end."""
-        if not self._ready:
+        if not self._answers:
             self._raise_error()
             raise SessionClosed("the session is closed: no further answer comes")
-        answer, over_wire = self._ready.popleft()
-        if over_wire:
-            self._return_credit()
+        answer = self._answers.take()
+        self._return_credit()
         return answer
 
     def check_opened(self) -> Opened:
@@ -215,10 +194,8 @@ class StreamProtocol:
 
     def discard(self, seqs: set[int]) -> None:
         """Throws away the answers of these frames, here or to come: their reader has gone."""
-        self._unwanted |= seqs
-        waiting, self._ready = self._ready, deque()
-        for answer, over_wire in waiting:
-            self._release(answer, over_wire)
+        self._answers.discard(seqs)
+        self._return_credit()
 
     # What the transport may ask.
 
@@ -260,6 +237,7 @@ class StreamProtocol:
             self.stats = wire.read_stats(response.closed.stats)
         else:
             _log.warning("the server sent a message that this client does not know: is it newer?")
+        self._return_credit()  # of answers that nobody wanted
         self._unpark()
 
     def end(self, error: LegatoError | None) -> None:
@@ -272,8 +250,7 @@ class StreamProtocol:
         if leaving and isinstance(error, ConnectionLost):
             error = ServerStopping(f"the server stopped ({leaving.reason}): open a new session", reason=leaving.reason)
         self.error = error
-        for seq in sorted(self._held):
-            self._release(*self._held.pop(seq))
+        self._answers.release_held()
 
     # Inside.
 
@@ -281,7 +258,7 @@ class StreamProtocol:
     def _has_room(self) -> bool:
         parked = self._parked is not None
         bound = min(self._granted, self._most_in_flight)
-        return len(self._sent_at) - parked < bound and len(self._held) < self._most_in_flight
+        return len(self._sent_at) - parked < bound and self._answers.held < self._most_in_flight
 
     def _raise_error(self) -> None:
         if self.error is not None:
@@ -309,26 +286,11 @@ class StreamProtocol:
         if self._sent_at.pop(answer.seq, None) is None:
             _log.warning("the server answered frame %d, which waits for no answer", answer.seq)
             return
-        if self._policy == "latest":
-            self._release(answer, over_wire)
-            return
-        self._held[answer.seq] = (answer, over_wire)
-        while self._order and self._order[0] in self._held:
-            self._release(*self._held.pop(self._order.popleft()))
-
-    def _release(self, answer: Answer, over_wire: bool) -> None:
-        if answer.seq not in self._unwanted:
-            self._ready.append((answer, over_wire))
-            return
-        self._unwanted.discard(answer.seq)
-        if over_wire:
-            self._return_credit()
+        self._answers.put(answer, over_wire=over_wire)
 
     def _return_credit(self) -> None:
-        self._taken += 1
-        if self._taken >= max(1, self._window // 4) and not (self.finished or self._closing):
-            self._outbox.append(pb.StreamRequest(credit=pb.Credit(count=self._taken)))
-            self._taken = 0
+        if not (self.finished or self._closing) and (due := self._answers.credit_due()):
+            self._outbox.append(pb.StreamRequest(credit=pb.Credit(count=due)))
 
     def _notice(self, notice: Notice) -> None:
         self.notices.append(notice)

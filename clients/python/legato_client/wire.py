@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from legato_client.errors import InvalidInput, ServerError
-from legato_client.images import Image, ImageFormat
+from legato_client import images
+from legato_client.errors import InvalidInput, MessageTooLarge, ServerError
+from legato_client.images import Image, ImageFormat, Picture
 from legato_client.types import (
     Budget,
     Direction,
@@ -17,6 +18,8 @@ from legato_client.types import (
     DropReason,
     Edit,
     Failed,
+    Frame,
+    FrameEncoding,
     FrameResult,
     Inversion,
     Limits,
@@ -31,6 +34,7 @@ from legato_client.types import (
 )
 from legato_pb import inversion_pb2 as pb
 
+_ENVELOPE_BYTES = 4096  # what a frame's message may hold beside its image
 _FORMATS: dict[ImageFormat, pb.ImageFormat.ValueType] = {
     "raw": pb.IMAGE_FORMAT_RAW_RGB8,
     "jpeg": pb.IMAGE_FORMAT_JPEG,
@@ -89,6 +93,23 @@ def flow(vectors: NDArray[np.float32] | None) -> pb.Flow | None:
     if vectors is None:
         return None
     return pb.Flow(width=vectors.shape[2], height=vectors.shape[1], data=vectors.astype("<f4").tobytes())
+
+
+def frame(value: Frame | Picture, encoding: FrameEncoding, limits: Limits | None) -> pb.FrameInput:
+    """The frame's message, without its seq. Raises InvalidImage, or MessageTooLarge over the server's limit."""
+    whole = value if isinstance(value, Frame) else Frame(value)
+    packed = images.packed(whole.image, encoding, limits.max_pixels if limits else 0)
+    if limits and limits.max_message_bytes and len(packed.data) + _ENVELOPE_BYTES > limits.max_message_bytes:
+        raise MessageTooLarge(
+            f"a message has at most {limits.max_message_bytes} bytes here; this {packed.format} image alone has "
+            f"{len(packed.data)}: scale it down, or send it as JPEG"
+        )
+    return pb.FrameInput(
+        capture_time=whole.capture_time,
+        image=image(packed),
+        flow=flow(whole.flow),
+        edits=edit_list(whole.edits),
+    )
 
 
 def latents(value: NDArray[np.float32]) -> pb.Latents:

@@ -1,18 +1,16 @@
-"""The client for asyncio: the same protocol and calls as `client` and `session`, awaited."""
-# ruff: noqa: ASYNC109 - a timeout is a parameter here because it is one in `Client` and `Session`
+"""A stream for asyncio: the same protocol as `session`, moved by one reader task and gRPC's writer task."""
+# ruff: noqa: ASYNC109 - a timeout is a parameter here because it is one in `Session`
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Self
 
 import grpc
 
-from legato_client import calls
-from legato_client.channel import DEFAULT_ADDRESS, OPTIONS
 from legato_client.errors import Cancelled, DeadlineMissed, LegatoError, from_rpc
 from legato_client.feed import Feed
 from legato_client.images import Picture
@@ -21,21 +19,13 @@ from legato_client.session import CLOSE_SECONDS, SessionFacts
 from legato_client.types import (
     Answer,
     Budget,
-    Direction,
     Edits,
     Frame,
-    Inversion,
-    ModelInfo,
     Outputs,
-    SessionOptions,
-    SessionState,
     SessionStats,
-    Synthesis,
 )
 from legato_pb import inversion_pb2 as pb
-from legato_pb.inversion_pb2_grpc import InversionServiceAsyncStub, InversionServiceStub
-
-T = TypeVar("T")
+from legato_pb.inversion_pb2_grpc import InversionServiceAsyncStub
 
 
 class AsyncSession(SessionFacts):
@@ -132,7 +122,7 @@ class AsyncSession(SessionFacts):
         else:
             await self.cancel()
 
-    async def _opening(self, timeout: float) -> Self:
+    async def opening(self, timeout: float) -> Self:
         try:
             await self._until(
                 lambda: self._protocol.opened or self._protocol.finished, timeout, "did not open the session"
@@ -203,98 +193,3 @@ class AsyncSession(SessionFacts):
             await self._until(lambda: self._protocol.can_send)
             feed.unanswered.add(self._protocol.send(message, begun))
         self._notify()
-
-
-class _Opening:
-    """What `AsyncClient.open` returns: await it for the session, or enter it with `async with`."""
-
-    def __init__(self, make: Callable[[], AsyncSession], timeout: float) -> None:
-        self._make, self._timeout = make, timeout
-        self._session: AsyncSession | None = None
-
-    def __await__(self) -> Generator[object, None, AsyncSession]:
-        return self._make()._opening(self._timeout).__await__()
-
-    async def __aenter__(self) -> AsyncSession:
-        self._session = await self
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session:
-            await self._session.__aexit__(kind, error, trace)
-
-
-class AsyncClient:
-    """A connection to a legato server, for asyncio. Parameters and methods are those of `Client`.
-
-    async with AsyncClient("127.0.0.1:50051") as client, client.open(edits={"smile": 2.0}) as session:
-        async for answer in session.stream(frames):
-            ...
-    """
-
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        timeout: float = 30.0,
-    ) -> None:
-        self.address, self._timeout = address, timeout
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, OPTIONS)
-        self._stub = InversionServiceStub(self._channel)
-
-    def open(self, *, timeout: float | None = None, **options: Unpack[SessionOptions]) -> _Opening:
-        """Opens a session: `await client.open(...)`, or `async with client.open(...) as session`; see `Client.open`."""
-        protocol = StreamProtocol(**options)
-        return _Opening(lambda: AsyncSession(self._stub, protocol, self.address), timeout or self._timeout)
-
-    async def invert(
-        self, image: Picture, *, timeout: float | None = None, **options: Unpack[calls.InvertOptions]
-    ) -> Inversion:
-        """Inverts one image, without a session."""
-        return await self._do(calls.invert(image, **options), timeout)
-
-    async def synthesize(
-        self, *, timeout: float | None = None, **options: Unpack[calls.SynthesizeOptions]
-    ) -> Synthesis:
-        """Synthesizes the image of given latents, or of a seed."""
-        return await self._do(calls.synthesize(**options), timeout)
-
-    async def list_models(self, *, timeout: float | None = None) -> list[ModelInfo]:
-        """Models that the server has loaded."""
-        return await self._do(calls.list_models(), timeout)
-
-    async def list_directions(self, model: str = "", *, timeout: float | None = None) -> list[Direction]:
-        """Named editing directions of a model (empty: the default)."""
-        return await self._do(calls.list_directions(model), timeout)
-
-    async def get_session(self, resume_token: str, *, timeout: float | None = None) -> SessionState:
-        """State and counters of a session. Raises NotFound once it is gone."""
-        return await self._do(calls.get_session(resume_token), timeout)
-
-    async def close_session(self, resume_token: str, *, timeout: float | None = None) -> SessionStats:
-        """Ends a session whose stream was cut. Raises NotFound once it is gone."""
-        return await self._do(calls.close_session(resume_token), timeout)
-
-    async def close(self) -> None:
-        """Closes the connection; cancels what still runs on it."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _do(self, call: calls.Call[T], timeout: float | None) -> T:
-        try:
-            return call.read(await getattr(self._stub, call.method)(call.request, timeout=timeout or self._timeout))
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.address) from None

@@ -1,0 +1,7 @@
+"""`python -m legato_client`."""
+
+import sys
+
+from legato_client.cli import main
+
+sys.exit(main())

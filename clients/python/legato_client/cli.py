@@ -1,0 +1,248 @@
+"""The command `legato-client`: clips and images through a legato server, from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from legato_client.channel import DEFAULT_ADDRESS
+from legato_client.client import Client
+from legato_client.clip import Filled, paced, through
+from legato_client.errors import InvalidEdit, LegatoError
+from legato_client.images import Image
+from legato_client.media import MediaError, Source, open_sink, open_source
+from legato_client.report import Meter
+from legato_client.session import Session
+from legato_client.types import Budget, Edit, Outputs
+
+_IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns 0, 1 where it failed (the message is on stderr), 130 after an interrupt."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (LegatoError, MediaError, OSError) as error:
+        print(f"legato-client: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("legato-client: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def stream(args: argparse.Namespace) -> None:
+    """A clip in, a clip out: exactly as many frames."""
+    source = open_source(args.input, args.fps)
+    show = args.show or ("edited" if args.edit else "reconstruction")
+    if show == "edited" and not args.edit:
+        raise InvalidEdit("--show edited needs an --edit NAME=STRENGTH")
+    sink = open_sink(args.output, source.rate, source.tick)
+    outputs = Outputs(
+        reconstruction=show == "reconstruction",
+        edited=show == "edited",
+        latents=args.latents is not None,
+        format=sink.format,
+    )
+    meter, track = Meter(), _Track()
+    with Client(args.server) as client:
+        budget = Budget(max_steps=args.steps)
+        opening = client.open(model=args.model, edits=args.edit, policy=args.policy, budget=budget, outputs=outputs)
+        with opening as session, sink:
+            try:
+                for filled in _with_progress(session, source, meter, args.live):
+                    shown = filled.result.edited if show == "edited" else filled.result.reconstruction
+                    sink.write(cast(Image, shown), filled.shot)
+                    track.add(filled, source.tick)
+            finally:
+                if args.latents is not None and track.times:
+                    track.save(args.latents, session)
+    count = len(track.times)
+    report = meter.report(count, count)
+    if args.json:
+        facts = {"model": session.model.name, "model_digest": session.model.digest, "show": show}
+        print(json.dumps({**report, "frames_replaced": sum(track.replaced), **facts}, indent=2))
+        return
+    side, age = session.model.resolution, report["frame_age_ms"]
+    print(
+        f"{args.output}: {count} frames of {side}x{side} ({show}), {report['fps']:.1f} frames/s, "
+        f"{report['psnr_db']:.2f} dB, age {age['p50']:.0f} ms median, {age['p95']:.0f} ms p95"
+    )
+    if any(track.replaced):
+        print(
+            f"{sum(track.replaced)} frames were not answered ({meter.dropped} dropped, {meter.failed} failed) and show "
+            f"the last good one{f'; the first said: {meter.complaint}' if meter.complaint else ''}",
+            file=sys.stderr,
+        )
+
+
+def invert(args: argparse.Namespace) -> None:
+    """One image in, its reconstruction, or the edit of it, out."""
+    image_format = _IMAGE_FORMATS.get(args.output.suffix.lower())
+    if image_format is None:
+        raise MediaError(f"{args.output}: the output is a .png or .jpg file")
+    if not args.input.is_file():
+        raise MediaError(f"{args.input} does not exist; an image is a PNG or JPEG file")
+    outputs = Outputs(latents=True, format=cast(Any, image_format), jpeg_quality=95)
+    with Client(args.server) as client:
+        found = client.invert(
+            args.input.read_bytes(), model=args.model, edits=args.edit, steps=args.steps, outputs=outputs
+        )
+    shown = cast(Image, found.edited if args.edit else found.reconstruction)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_bytes(shown.data)
+    if args.latents is not None:
+        _save(args.latents, latents=found.latents, model_digest=found.model_digest)
+    if args.json:
+        report = {"psnr_db": round(found.psnr_db, 3), "model_digest": found.model_digest, "output": str(args.output)}
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"{args.output}: {shown.width}x{shown.height}, reconstruction at {found.psnr_db:.2f} dB")
+
+
+def models(args: argparse.Namespace) -> None:
+    """The models that the server has loaded."""
+    with Client(args.server) as client:
+        found = client.list_models()
+    if args.json:
+        print(json.dumps([asdict(model) for model in found], indent=2))
+        return
+    for model in found:
+        shape = f"{model.resolution} px, latents {model.layers} x {model.dim}"
+        print(f"{model.name}  {shape}, sha256 {model.digest[:12]}  {model.description}".rstrip())
+
+
+def directions(args: argparse.Namespace) -> None:
+    """The named editing directions of a model."""
+    with Client(args.server) as client:
+        found = client.list_directions(args.model)
+    if args.json:
+        print(json.dumps([asdict(direction) for direction in found], indent=2))
+        return
+    width = max((len(direction.name) for direction in found), default=0)
+    for direction in found:
+        measured = f"response {direction.response:5.2f}  leakage {direction.leakage:5.2f}"
+        print(f"{direction.name:{width}}  {measured}  {direction.description}".rstrip())
+
+
+class _Track:
+    """What a clip leaves beside its pictures: times, latents, which frames stand in for others."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.replaced: list[bool] = []
+        self._latents: list[NDArray[np.float32]] = []
+
+    def add(self, filled: Filled, tick: Fraction) -> None:
+        self.times.append(float(filled.shot.pts * tick))
+        self.replaced.append(filled.replaced)
+        if filled.result.latents is not None:
+            self._latents.append(filled.result.latents)
+
+    def save(self, path: Path, session: Session) -> None:
+        """latents float32 [T, L, D], time_seconds [T], replaced bool [T], model and its digest."""
+        _save(
+            path,
+            latents=np.stack(self._latents),
+            time_seconds=np.array(self.times),
+            replaced=np.array(self.replaced),
+            model=session.model.name,
+            model_digest=session.model.digest,
+        )
+
+
+def _with_progress(session: Session, source: Source, meter: Meter, live: bool) -> Any:
+    frames = paced(source.frames(), source.tick) if live else source.frames()
+    return tqdm(through(session, frames, meter), total=source.count, unit="frame", disable=None, file=sys.stderr)
+
+
+def _save(path: Path, **arrays: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # a path would get ".npz" appended
+        np.savez_compressed(file, **arrays)
+
+
+def _edit(text: str) -> Edit:
+    name, equals, strength = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        return Edit(name.strip(), float(strength))
+    except (ValueError, InvalidEdit):
+        raise argparse.ArgumentTypeError(f"an edit is NAME=STRENGTH, as in smile=2 or yaw=-1.5; got {text!r}") from None
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+        if rate <= 0:
+            raise ValueError
+        return rate
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"frames per second, as in 25 or 30000/1001; got {text!r}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a count, 0 or more; got {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="legato-client", description="Streams clips and images through a legato server."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--server", default=DEFAULT_ADDRESS, metavar="ADDR", help="host:port (default: %(default)s)")
+    common.add_argument("--json", action="store_true", help="print the report as JSON")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", default="", metavar="NAME", help="a name from `models` (default: the server's)")
+    work = argparse.ArgumentParser(add_help=False)
+    work.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        type=_edit,
+        metavar="NAME=STRENGTH",
+        help="a direction from `directions`, in standard deviations of its attribute; may be repeated",
+    )
+    work.add_argument("--steps", type=_count, default=0, help="gradient steps per frame (default: %(default)s)")
+    work.add_argument("--latents", type=Path, metavar="FILE.npz", help="also write the latents, float32 [T, L, D]")
+
+    clip = commands.add_parser(
+        "stream",
+        parents=[common, model, work],
+        help="a clip in, a clip out, frame for frame",
+        description="A clip in, a clip out: exactly as many frames, at the same times. The output is a square of the "
+        "model's size; other aspects come letterboxed. A frame that could not be answered shows the last good one. "
+        "Sound is not carried over.",
+    )
+    clip.add_argument("input", type=Path, metavar="IN", help="a video file, or a folder of PNG or JPEG files")
+    clip.add_argument("output", type=Path, metavar="OUT", help="a .mp4, .mkv, .mov or .webm file, or a folder")
+    clip.add_argument("--policy", choices=("ordered", "latest"), default="ordered", help="(default: %(default)s)")
+    clip.add_argument("--show", choices=("reconstruction", "edited"), help="default: edited, if there is an --edit")
+    clip.add_argument("--fps", type=_rate, default=Fraction(25), help="of a folder's frames (default: %(default)s)")
+    clip.add_argument("--live", action="store_true", help="send each frame at its time, as a camera would")
+    clip.set_defaults(run=stream)
+
+    image = commands.add_parser("invert", parents=[common, model, work], help="one image in, one out")
+    image.add_argument("input", type=Path, metavar="IMAGE", help="a PNG or JPEG file")
+    image.add_argument("output", type=Path, metavar="OUT", help="a .png or .jpg file")
+    image.set_defaults(run=invert)
+
+    commands.add_parser("models", parents=[common], help="the models that the server has").set_defaults(run=models)
+    named = commands.add_parser("directions", parents=[common, model], help="the editing directions of a model")
+    named.set_defaults(run=directions)
+    return parser

@@ -1,0 +1,118 @@
+"""Video files, by PyAV. Imported only where a video is read or written: PyAV is the extra `video`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from legato_client.images import Image, ImageFormat, Picture
+from legato_client.media import VIDEO_CODECS, MediaError, Shot
+
+_QUALITY = {"libx264": {"crf": "14", "preset": "fast"}, "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "realtime"}}
+
+
+class VideoSource:
+    """The first video stream of a file, upright, as uint8 [H, W, 3] RGB. Times count from its first frame."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as container:
+            stream = container.streams.video[0]
+            self.count: int | None = stream.frames or None
+            self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+            self.tick = Fraction(stream.time_base or 1 / self.rate)
+
+    def frames(self) -> Iterator[tuple[Shot, Picture]]:
+        first = 0
+        with self._open() as container:
+            for index, frame in enumerate(self._decoded(container)):
+                pts = round(index / self.rate / self.tick) if frame.pts is None else frame.pts
+                first = pts if index == 0 else first
+                yield Shot(index, pts - first, f"{index:06d}"), _upright(frame)
+
+    def _open(self) -> InputContainer:
+        try:
+            container = av.open(str(self._path))
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"{self._path} is not a video that can be read ({error})") from None
+        if not container.streams.video:
+            container.close()
+            raise MediaError(f"{self._path} holds no video stream")
+        container.streams.video[0].thread_type = "AUTO"
+        return container
+
+    def _decoded(self, container: InputContainer) -> Iterator[VideoFrame]:
+        try:
+            yield from container.decode(video=0)
+        except av.FFmpegError as error:
+            raise MediaError(f"{self._path} is damaged from here on ({error})") from None
+
+
+class VideoSink:
+    """A video file without sound, at the times of the frames that came in. It appears with its first frame."""
+
+    format: ImageFormat = "raw"
+
+    def __init__(self, path: Path, rate: Fraction, tick: Fraction) -> None:
+        self._path, self._rate, self._tick = path, rate, tick
+        self._codec = VIDEO_CODECS[path.suffix.lower()]
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._last = -1
+
+    def write(self, image: Image, shot: Shot) -> None:
+        container = self._container or self._create()
+        stream = self._stream or self._add_stream(container, image.pixels)
+        self._last = max(shot.pts, self._last + 1)  # a container takes no time twice
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image.pixels), format="rgb24")
+        frame.pts, frame.time_base = self._last, self._tick
+        container.mux(stream.encode(frame))
+
+    def close(self) -> None:
+        if self._container is None:
+            return
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _create(self) -> OutputContainer:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._container = av.open(str(self._path), "w")
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"{self._path} cannot be written ({error})") from None
+        return self._container
+
+    def _add_stream(self, container: OutputContainer, pixels: NDArray[np.uint8]) -> VideoStream:
+        stream = container.add_stream(self._codec, rate=self._rate, options=_QUALITY[self._codec])
+        if not isinstance(stream, VideoStream):
+            raise MediaError(f"PyAV knows no video codec {self._codec}")
+        stream.height, stream.width = pixels.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = self._tick
+        self._stream = stream
+        return stream
+
+
+def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    turns = round(frame.rotation / 90) % 4  # phones store a turned picture and say so
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

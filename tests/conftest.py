@@ -10,7 +10,6 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-import torch.utils.deterministic
 
 SEED = 20210
 
@@ -43,7 +42,6 @@ def poisoned_memory() -> Iterator[None]:
 
     torch fills memory only while it is asked for deterministic algorithms; warn_only, because that is not the point.
     """
-    assert torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -16,3 +16,10 @@ class Tolerance(TypedDict):
 
 
 EXACT = Tolerance(rtol=0.0, atol=0.0)  # the same arithmetic in the same order
+
+# Models. Fractions of the image's standard deviation, unless it says otherwise.
+PUBLISHED_IMAGE = 1e-4  # float32 against another implementation's float32, summed in another order; measured 7e-6
+BFLOAT16_IMAGE = 0.05  # root mean square; 8 bits a product, some dozen layers that do not all err the same way
+GENERATOR_ROUNDING = Tolerance(rtol=1e-4, atol=1e-5)  # float32 sums of some hundred unit-normal products, reordered
+UNIT_MOMENT = 0.1  # a second moment estimated from some thousand correlated samples
+DOUBLE_GRADIENT = Tolerance(rtol=1e-3, atol=1e-5)  # central differences of step 1e-6 in float64

@@ -110,7 +110,7 @@ class SynthesisLayer(Equalized):
         return conv(
             x,
             weight,
-            styles.to(x.dtype),
+            styles,
             q=q,
             noise=self._noise(x, noise),
             bias=bias,
@@ -121,7 +121,7 @@ class SynthesisLayer(Equalized):
         )
 
     def _constants(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.weight.square().sum(dim=(2, 3)).to(dtype)  # [O, I]
+        q = self.weight.square().sum(dim=(2, 3))  # [O, I], like the styles in full precision whatever the compute dtype
         return self.weight.to(dtype, memory_format=torch.channels_last), q, self.bias.to(dtype)
 
     def _noise(self, x: Tensor, noise: Noise) -> Tensor | None:
@@ -163,7 +163,7 @@ class ToRGB(Equalized):
         else:
             conv = modulated_conv2d
             weight, bias = self._derived.get(x.dtype, (self.weight, self.bias), lambda: self._constants(x.dtype))
-        return conv(x, weight, styles.to(x.dtype), bias=bias, slope=1.0, gain=1.0, clamp=self.clamp).float()
+        return conv(x, weight, styles, bias=bias, slope=1.0, gain=1.0, clamp=self.clamp).float()
 
     def _constants(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return self.weight.to(dtype, memory_format=torch.channels_last), self.bias.to(dtype)

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -25,7 +25,9 @@ from legato_client.types import (
     SessionStats,
 )
 from legato_pb import inversion_pb2 as pb
-from legato_pb.inversion_pb2_grpc import InversionServiceAsyncStub
+
+if TYPE_CHECKING:
+    from legato_pb.inversion_pb2_grpc import InversionServiceAsyncStub  # a name for type checkers alone
 
 
 class AsyncSession(SessionFacts):

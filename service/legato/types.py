@@ -99,6 +99,14 @@ class FrameAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Synthesis:
+    """The image uint8 [R, R, 3] of a code, edits applied, and the code itself without them: latents float32 [L, D]."""
+
+    image: NDArray[np.uint8]
+    latents: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class DirectionInfo:
     """A named direction with what was measured of it: response of its attribute at strength 2, mean leakage."""
 

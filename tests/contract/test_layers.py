@@ -32,7 +32,7 @@ STAGES: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {part: rank for rank, stage in enumerate(STAGES) for part in stage}
-TORCH_FREE = ["types", "errors", "options", "config", "metrics", "session", "scheduler", "store"]
+TORCH_FREE = ["types", "errors", "options", "config", "metrics", "session", "scheduler", "store", "calls"]
 LEGATO = SERVICE / "legato"
 
 

@@ -1,0 +1,300 @@
+"""The one thread that owns the device: it takes a batch, runs it, and gives the answers.
+
+Every call is thread-safe and returns at once, except `start` and `stop`. What touches the model or the slots' state
+happens on the engine's own thread; the lock guards the queue and the list of free slots, and is never held during work.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from legato.calls import Call, CallQueue, Done, EngineObserver, FrameCall, SynthesisCall, Unobserved
+from legato.editing.directions import Directions
+from legato.errors import LegatoError, NotFound, Overloaded, ShuttingDown
+from legato.inversion.streaming import TrackerOptions
+from legato.models.encoder import Encoder
+from legato.models.generator import Generator
+from legato.pipeline import Pipeline
+from legato.types import DirectionInfo, Edit, Frame, FrameAnswer, FrameJob, ModelInfo, Synthesis
+
+HEARTBEAT_SECONDS = 0.25  # longest sleep of an idle engine
+JOIN_SECONDS = 30.0  # what a running batch may still take after `stop`
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Capacity and work per frame."""
+
+    max_sessions: int = 16
+    batch_buckets: tuple[int, ...] = (1, 2, 4, 8)  # warmed before the engine is ready; the queue forms these
+    max_steps: int = 16
+    threads: int = 0  # of torch on the CPU; 0 leaves them as they are
+    precision: Precision = "auto"  # inside the convolutions; auto: bfloat16 where the device multiplies it natively
+    tracker: TrackerOptions = field(default_factory=TrackerOptions)
+
+
+class Engine:
+    """Runs frames of many sessions through one model. `model` and `directions` tell what it serves.
+
+    `heartbeat` is the monotonic time of the engine's last sign of life; `ready` is True between the end of the warm-up
+    and `stop`.
+
+    Args:
+        generator, encoder, directions: the model.
+        queue: an empty Scheduler with the same buckets. The engine makes every call to it under its own lock.
+        options: capacity and work per frame.
+        name, description: of the model, as clients see it.
+        observer: hears what happens.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: Encoder,
+        directions: Directions,
+        *,
+        queue: CallQueue,
+        options: EngineOptions | None = None,
+        name: str = "default",
+        description: str = "",
+        observer: EngineObserver | None = None,
+    ) -> None:
+        self.options = options or EngineOptions()
+        self.capacity = self.options.max_sessions
+        self.heartbeat = time.monotonic()
+        self.ready = False
+        config = generator.config
+        self.model = ModelInfo(
+            name, generator.digest, config.resolution, generator.num_layers, config.w_dim, description
+        )
+        self._observer = observer or Unobserved()
+        self._pipeline = Pipeline(
+            generator,
+            encoder,
+            directions,
+            slots=self.capacity,
+            max_steps=self.options.max_steps,
+            dtype=_dtype(self.options.precision, generator.w_avg.device),
+            tracker=self.options.tracker,
+            observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
+        )
+        self._queue = queue
+        self._changed = threading.Condition()
+        self._free = list(reversed(range(self.capacity)))
+        self._resets: list[int] = []  # slots to reset before the next batch
+        self._closed: list[Call] = []  # waited for a slot that was closed; to be answered before the next batch
+        self._stopping = False
+        self._drain_until = math.inf
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="legato-engine", daemon=True)
+
+    # any thread -----------------------------------------------------------------------------------------------------
+
+    @property
+    def directions(self) -> list[DirectionInfo]:
+        """The named directions, with what was measured of them."""
+        known = self._pipeline.directions
+        return [known.info(name) for name in known.names]
+
+    @property
+    def queue_depth(self) -> int:
+        """Calls that wait."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Starts the thread; returns when every bucket is warm. Raises what the warm-up raised."""
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self, timeout: float) -> None:
+        """Takes nothing new, works on what waits for up to `timeout` seconds, answers the rest with ShuttingDown."""
+        with self._changed:
+            self.ready = False
+            self._stopping, self._drain_until = True, min(self._drain_until, time.monotonic() + timeout)
+            self._changed.notify()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout + JOIN_SECONDS)
+            if self._thread.is_alive():
+                log.error("a batch did not end within %.0f seconds of the stop", timeout + JOIN_SECONDS)
+
+    def open_slot(self) -> int:
+        """A slot for a new session, as fresh. Raises Overloaded (SESSIONS_FULL) when there is none."""
+        with self._changed:
+            if not self._free:
+                full = f"all {self.capacity} sessions are taken; close one, or try again later"
+                raise Overloaded(full, reason="SESSIONS_FULL")
+            slot = self._free.pop()
+            self._resets.append(slot)
+            return slot
+
+    def close_slot(self, slot: int) -> None:
+        """Frees a slot; frames that still wait for it are answered with NotFound (SESSION_CLOSED)."""
+        with self._changed:
+            self._check_open(slot)
+            self._closed += self._queue.forget(slot)
+            self._free.append(slot)
+            self._changed.notify()
+
+    def reset_slot(self, slot: int) -> None:
+        """Forgets what a session's frames have taught, before the next batch; frames that wait then begin afresh."""
+        with self._changed:
+            self._check_open(slot)
+            self._resets.append(slot)
+
+    def submit(self, job: FrameJob, done: Done) -> None:
+        """Queues a frame. `done` gets the answer or the error, once, on the engine's thread; it may not block.
+
+        Raises Overloaded (QUEUE_FULL) when the queue is full, ShuttingDown after `stop`.
+        """
+        self._add(FrameCall(job, done, time.monotonic()))
+
+    def cancel(self, slot: int, seq: int) -> bool:
+        """Takes a session's frame back if it still waits: True, and its `done` is never called."""
+        with self._changed:
+            return self._queue.cancel(slot, seq) is not None
+
+    def synthesize(
+        self,
+        latents: NDArray[np.float32] | None = None,
+        *,
+        seed: int = 0,
+        truncation: float = 0.7,
+        edits: Sequence[Edit] = (),
+    ) -> Future[Synthesis]:
+        """Queues the synthesis of latents [L, D], or of those that `seed` draws (the edits apply to the image alone).
+
+        Raises as `submit`. The future raises InvalidInput or InvalidEdit for what the model cannot synthesize.
+        """
+        future: Future[Synthesis] = Future()
+        self._add(SynthesisCall(latents, seed, truncation, tuple(edits), future))
+        return future
+
+    def _add(self, call: Call) -> None:
+        with self._changed:
+            if self._stopping:
+                raise ShuttingDown("the server is stopping; connect to another one, or try again later")
+            self._queue.add(call, time.monotonic())
+            self._changed.notify()
+
+    def _check_open(self, slot: int) -> None:
+        if not 0 <= slot < self.capacity or slot in self._free:
+            raise ValueError(f"slot {slot} is not open; open_slot() gives one of 0..{self.capacity - 1}")
+
+    # the engine's thread --------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Take, run, give."""
+        batch = self._take()
+        frames = [call for call in batch if isinstance(call, FrameCall)]
+        if frames:
+            began = time.monotonic()
+            answers = _guarded(partial(self._pipeline.run, [call.job for call in frames]))
+            if isinstance(answers, LegatoError):
+                answers = [answers] * len(frames)
+            for call, answer in zip(frames, answers, strict=True):
+                self._give(call, answer, began - call.since)
+        for drawn in batch:
+            if isinstance(drawn, SynthesisCall):
+                self._give(drawn, _guarded(partial(self._pipeline.synthesize, drawn)))
+        self._beat()
+
+    def _take(self) -> list[Call]:
+        """The next batch; empty when none came up within a heartbeat. New slots are reset, closed ones answered."""
+        with self._changed:
+            batch = self._queue.take(now := time.monotonic(), flush=self._stopping)
+            if not batch and not self._closed and not self._stopping:
+                self._changed.wait(min(self._queue.wake_time(now) - now, HEARTBEAT_SECONDS))
+                batch = self._queue.take(time.monotonic(), flush=self._stopping)
+            resets, self._resets = self._resets, []
+            closed, self._closed = self._closed, []
+            self._observer.queue(len(self._queue))
+        for slot in resets:
+            self._pipeline.reset(slot)
+        for call in closed:
+            self._give(call, NotFound("the session was closed before this frame ran", reason="SESSION_CLOSED"))
+        return batch
+
+    def _give(self, call: Call, result: Any, queued: float = 0.0) -> None:
+        """Answers a call; `queued` is the seconds that it waited."""
+        if isinstance(result, FrameAnswer):
+            result = replace(result, stage_seconds={"queue": queued, **result.stage_seconds})
+            self._observer.steps(result.steps)
+            if not math.isnan(result.psnr_db):
+                self._observer.psnr(result.psnr_db)
+        try:
+            call.give(result)
+        except Exception:
+            log.exception("the receiver of an answer failed; the engine goes on")
+
+    def _beat(self) -> None:
+        self.heartbeat = time.monotonic()
+        self._observer.heartbeat()
+
+    def _main(self) -> None:
+        """Warm up, step until stopped and drained, refuse what is left."""
+        try:
+            if self.options.threads:
+                torch.set_num_threads(self.options.threads)
+            self._warm_up()
+            self.ready = not self._stopping
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        while not self._stopping or (len(self._queue) and time.monotonic() < self._drain_until):
+            self.step()
+        with self._changed:
+            rest = self._closed + self._queue.drain()
+        for call in rest:
+            self._give(call, ShuttingDown("the server stopped before this frame ran; send it to another one"))
+
+    def _warm_up(self) -> None:
+        """Runs every bucket plain, with an edit, and with a step, on nobody's frames: so no client waits for it."""
+        r, known = self.model.resolution, self._pipeline.directions.names
+        frame = Frame(np.random.default_rng(0).integers(0, 256, (r, r, 3), np.uint8))
+        edits = (Edit(known[0], 1.0),) if known else ()
+        for size in self.options.batch_buckets:
+            for asked, steps in (((), 0), (edits, 0), (edits, min(1, self.options.max_steps))):
+                for answer in self._pipeline.run([FrameJob(-1, 0, frame, asked, max_steps=steps)] * size):
+                    if isinstance(answer, LegatoError):
+                        raise answer
+            self._beat()
+
+
+def _guarded(work: Callable[[], Any]) -> Any:
+    """What `work` returns, or the LegatoError that it ended in; an unexpected error tells nothing but an id."""
+    try:
+        return work()
+    except LegatoError as error:
+        return error
+    except Exception:
+        name = uuid.uuid4().hex[:12]
+        log.exception("internal error %s", name)
+        return LegatoError(f"internal error {name}; the server's log tells more under this id")
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype inside the convolutions. bfloat16 pays where the device multiplies it natively, and only there."""
+    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32

@@ -106,7 +106,16 @@ class EngineConfig:
     threads: int = setting(
         0, "CPU threads for the model; 0 leaves it to torch", unit="threads", minimum=0, maximum=1024
     )
-    seed: int = setting(0, "seed of everything random", minimum=0)
+    precision: str = setting(
+        "auto",
+        "numbers inside the convolutions; auto: bfloat16 where the device has it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    refine_lr: float = setting(0.03, "rate of a gradient step on the carried correction", minimum=0.0, maximum=1.0)
+    refine_flow_weight: float = setting(
+        0.5, "weight of flow consistency in a step, beside 1 for the pixels", minimum=0.0
+    )
+    refine_prior_weight: float = setting(0.05, "weight that holds the correction small", minimum=0.0)
 
     def __post_init__(self) -> None:
         _check_section(self)
@@ -174,7 +183,7 @@ class Key:
 
 
 @cache
-def keys() -> Mapping[str, Key]:
+def all_keys() -> Mapping[str, Key]:
     """Every key of the tree by its full name, in the order in which it is written above."""
     found: dict[str, Key] = {}
     for section, cls in SECTIONS.items():
@@ -227,14 +236,14 @@ def _file_values(path: Path) -> dict[str, Any]:
         if not isinstance(table, dict):
             raise ConfigError(f"unknown key {section!r} in {path}: keys live in [{'], ['.join(SECTIONS)}]")
         for key, value in table.items():
-            known = keys().get(f"{section}.{key}")
+            known = all_keys().get(f"{section}.{key}")
             whole = known is not None and known.type is float and type(value) is int
             values[f"{section}.{key}"] = float(value) if whole else tuple(value) if isinstance(value, list) else value
     return values
 
 
 def _known(name: str, origin: str) -> Key:
-    known = keys()
+    known = all_keys()
     if name not in known:
         section = name.partition(".")[0] + "."
         near = [key for key in known if key.startswith(section)] or [f"{key}.*" for key in SECTIONS]
@@ -243,7 +252,7 @@ def _known(name: str, origin: str) -> Key:
 
 
 def _check_section(section: ServerConfig | EngineConfig) -> None:
-    for key in keys().values():
+    for key in all_keys().values():
         where, _, name = key.name.partition(".")
         if SECTIONS[where] is type(section):
             key.check(getattr(section, name))

@@ -52,6 +52,7 @@ class Work:
     taken: bool = False
     submitted: bool = False  # the engine has it
     decode_seconds: float = 0.0
+    engine_seconds: float = 0.0  # from submit to answer, waiting included
     outcome: Outcome | None = None
 
 
@@ -64,11 +65,12 @@ class Stats:
     dropped: int = 0
     failed: int = 0
     psnr_sum: float = 0.0
+    psnr_frames: int = 0
 
     @property
     def mean_psnr_db(self) -> float:
-        """Mean over the completed frames; 0 before the first."""
-        return self.psnr_sum / self.completed if self.completed else 0.0
+        """Mean over the frames that were reconstructed; 0 before the first."""
+        return self.psnr_sum / self.psnr_frames if self.psnr_frames else 0.0
 
 
 def _asleep() -> None:
@@ -126,6 +128,11 @@ class Session:
     def finished(self) -> bool:
         """Nothing in flight and nothing to tell."""
         return not self._frames and not self._outbox
+
+    @property
+    def newer_waits(self) -> bool:
+        """A frame waits to be taken."""
+        return bool(self._waiting)
 
     def receive(
         self,
@@ -262,7 +269,9 @@ class Session:
         work.payload = None
         if isinstance(outcome, FrameAnswer):
             self.stats.completed += 1
-            self.stats.psnr_sum += outcome.psnr_db
+            if math.isfinite(outcome.psnr_db):
+                self.stats.psnr_sum += outcome.psnr_db
+                self.stats.psnr_frames += 1
             self.state_version = outcome.state_version
             self._computed_seq = max(self._computed_seq, work.seq)
             self._kept.append(work)

@@ -101,6 +101,11 @@ class SessionStore(Generic[S]):
             self._slots.close_slot(entry.session.slot)
             self._ended(outcome)
 
+    def close_all(self, outcome: str) -> None:
+        """Frees every session."""
+        for entry in list(self._entries.values()):
+            self.close(entry, outcome)
+
     def expire(self) -> list[Session]:
         """Frees every session that waited its time; gives them back."""
         now = self._clock()

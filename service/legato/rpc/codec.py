@@ -46,7 +46,7 @@ def decode(
         )
     actual = _size(format, data, width, height)
     _check_size(*actual, max_pixels)
-    if format is not ImageFormat.RAW_RGB8 and any(said and said != is_ for said, is_ in zip((width, height), actual)):
+    if format is not ImageFormat.RAW_RGB8 and (width or actual[0], height or actual[1]) != actual:
         raise InvalidImage(
             f"image.width and height are those of the {format.value} data, or 0; got {width}x{height} for an image of "
             f"{actual[0]}x{actual[1]}",

@@ -1,0 +1,176 @@
+"""`legato serve`: one model behind gRPC, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import legato
+from legato import config, logs
+from legato.errors import ConfigError, ModelFileError
+
+if TYPE_CHECKING:
+    from legato.calls import EngineObserver
+    from legato.config import Config, EngineConfig
+    from legato.engine import Engine
+    from legato.rpc.server import Server
+
+ENGINE_STOP_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+EPILOG = """
+Settings come from defaults < the TOML file < the environment < these options. In the file they live in [server] and
+[engine]; in the environment --max-pixels is LEGATO_SERVER__MAX_PIXELS, --max-steps is LEGATO_ENGINE__MAX_STEPS.
+When the server answers, it prints one line, `legato listening on HOST:PORT metrics on HOST:PORT`.
+SIGTERM or SIGINT drains it (exit code 0); a second one ends it at once.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """One option for every key of the configuration."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve a model over gRPC",
+        description="Serves one model over gRPC: streams of video frames, inverted, edited and sent back.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file with [server] and [engine] (default: LEGATO_CONFIG)"
+    )
+    groups = {section: parser.add_argument_group(section) for section in config.SECTIONS}
+    for key in config.all_keys().values():
+        section = key.name.partition(".")[0]
+        groups[section].add_argument(key.flag, dest=key.name, metavar=_metavar(key), help=_help(key))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until stopped. Raises ConfigError, ModelFileError, BackendUnavailable for what keeps it from starting."""
+    flags = {name: getattr(args, name) for name in config.all_keys() if getattr(args, name) is not None}
+    settings = config.load(args.config, flags=flags)
+    logs.configure(settings.server.log_format, settings.server.log_level)
+    asyncio.run(_serve(settings))
+    return 0
+
+
+def build_engine(settings: EngineConfig, observer: EngineObserver | None = None) -> Engine:
+    """An engine with the model that the settings name, not started. Takes seconds: it reads weights.
+
+    Raises ModelFileError for weights that are missing, damaged or do not fit together, BackendUnavailable for an op
+    without a kernel.
+    """
+    from legato.editing.directions import load_directions
+    from legato.engine import Engine, EngineOptions
+    from legato.inversion.streaming import TrackerOptions
+    from legato.models import load_encoder, load_generator
+    from legato.ops import require_backends
+    from legato.scheduler import Scheduler
+
+    require_backends()
+    generator, encoder = load_generator(settings.model), load_encoder(settings.model)
+    directions = load_directions(settings.model)
+    if directions.generator_digest != generator.digest:
+        raise ModelFileError(
+            f"the directions of {settings.model!r} were fitted on generator {directions.generator_digest[:12]}, its "
+            f"generator is {generator.digest[:12]}; take all files from one model"
+        )
+    return Engine(
+        generator,
+        encoder,
+        directions,
+        queue=Scheduler(
+            capacity=settings.queue_size, buckets=settings.batch_buckets, max_wait=settings.max_wait_seconds
+        ),
+        options=EngineOptions(
+            max_sessions=settings.max_sessions,
+            batch_buckets=settings.batch_buckets,
+            max_steps=settings.max_steps,
+            threads=settings.threads,
+            precision=settings.precision,  # type: ignore[arg-type]  # one of its choices
+            tracker=TrackerOptions(
+                lr=settings.refine_lr,
+                flow_weight=settings.refine_flow_weight,
+                prior_weight=settings.refine_prior_weight,
+            ),
+        ),
+        name=Path(settings.model).name,
+        observer=observer,
+    )
+
+
+async def _serve(settings: Config) -> None:
+    from legato.metrics import Metrics
+    from legato.ops import live_backends
+    from legato.rpc.server import Server
+
+    stop = _stop_signal()
+    metrics = Metrics(version=legato.__version__)
+    async with Server(settings, metrics) as server:
+        engine = await asyncio.to_thread(build_engine, settings.engine, metrics)
+        metrics.ops(live_backends())
+        await asyncio.to_thread(engine.start)
+        try:
+            await server.start(engine)
+            with _announced(server, engine, settings):
+                await stop.wait()
+                await server.drain()
+        finally:
+            await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
+    log.info("stopped")
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second one acts as if nobody listened."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    wanted = (signal.SIGTERM, signal.SIGINT)
+
+    def first() -> None:
+        stop.set()
+        for number in wanted:
+            loop.remove_signal_handler(number)
+
+    for number in wanted:
+        loop.add_signal_handler(number, first)
+    return stop
+
+
+@contextlib.contextmanager
+def _announced(server: Server, engine: Engine, settings: Config) -> Iterator[None]:
+    """Tells where the server listens: on stdout, in the log, in the ready file while it lasts."""
+    fields: dict[str, Any] = {"address": server.address, "metrics": server.metrics_address, "pid": os.getpid()}
+    log.info("listening", extra={"fields": {**fields, "model": engine.model.name, "digest": engine.model.digest[:12]}})
+    ready = Path(settings.server.ready_file) if settings.server.ready_file else None
+    if ready:
+        partial = ready.with_name(ready.name + ".partial")
+        try:
+            partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+            partial.replace(ready)
+        except OSError as error:
+            raise ConfigError(f"the ready file {ready} cannot be written: {error.strerror}") from error
+    print(f"legato listening on {server.address} metrics on {server.metrics_address or 'none'}", flush=True)
+    try:
+        yield
+    finally:
+        if ready:
+            ready.unlink(missing_ok=True)
+
+
+def _metavar(key: config.Key) -> str:
+    if key.setting.choices:
+        return "{" + ",".join(key.setting.choices) + "}"
+    return {int: "N", float: "X", str: "TEXT"}.get(key.type, "N,N,...")
+
+
+def _help(key: config.Key) -> str:
+    default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
+    unit = f"; {key.setting.unit}" if key.setting.unit else ""
+    return f"{key.setting.help}{unit} (default: {'none' if default == '' else default})".replace("%", "%%")

@@ -23,3 +23,4 @@ BFLOAT16_IMAGE = 0.05  # root mean square; 8 bits a product, some dozen layers t
 GENERATOR_ROUNDING = Tolerance(rtol=1e-4, atol=1e-5)  # float32 sums of some hundred unit-normal products, reordered
 UNIT_MOMENT = 0.1  # a second moment estimated from some thousand correlated samples
 DOUBLE_GRADIENT = Tolerance(rtol=1e-3, atol=1e-5)  # central differences of step 1e-6 in float64
+HALF_STORAGE = 0.02  # largest pixel; weights rounded to 11 bits, a dozen layers

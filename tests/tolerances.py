@@ -24,3 +24,6 @@ GENERATOR_ROUNDING = Tolerance(rtol=1e-4, atol=1e-5)  # float32 sums of some hun
 UNIT_MOMENT = 0.1  # a second moment estimated from some thousand correlated samples
 DOUBLE_GRADIENT = Tolerance(rtol=1e-3, atol=1e-5)  # central differences of step 1e-6 in float64
 HALF_STORAGE = 0.02  # largest pixel; weights rounded to 11 bits, a dozen layers
+
+# Media.
+VIDEO_LEVELS = Tolerance(rtol=0.0, atol=3.0)  # of 255; a flat gray through 4:2:0 at quality 14..20

@@ -68,7 +68,7 @@ class SynthesisCall:
     edits: tuple[Edit, ...]
     future: Future[Synthesis]
     slot: int = -1
-    seq: int = 0
+    seq: int = -1  # nobody cancels it by its number
     deadline: float = math.inf
 
     def give(self, result: Any) -> None:

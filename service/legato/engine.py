@@ -169,7 +169,7 @@ class Engine:
         self._add(FrameCall(job, done, time.monotonic()))
 
     def cancel(self, slot: int, seq: int) -> bool:
-        """Takes a session's frame back if it still waits: True, and its `done` is never called."""
+        """Takes a frame back if it still waits: True, and its `done` is never called."""
         with self._changed:
             return self._queue.cancel(slot, seq) is not None
 

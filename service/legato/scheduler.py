@@ -113,12 +113,13 @@ class Scheduler:
         return now if self._ready(now) else self._oldest() + self._max_wait
 
     def cancel(self, slot: int, seq: int) -> Call | None:
-        """Takes a slot's waiting call back; None when it is not waiting (any more)."""
-        entry = next((entry for entry in self._lanes.get(slot, ()) if entry.call.seq == seq), None)
-        if entry is None:
-            return None
-        self._remove(slot, entry)
-        return entry.call
+        """Takes a waiting call back; None when it is not waiting (any more)."""
+        for lane in [slot] if slot >= 0 else [lane for lane in self._lanes if lane < 0]:
+            for entry in self._lanes.get(lane, ()):
+                if entry.call.seq == seq:
+                    self._remove(lane, entry)
+                    return entry.call
+        return None
 
     def forget(self, slot: int) -> list[Call]:
         """Removes a slot; gives back what still waited for it."""

@@ -15,7 +15,7 @@ STAGES: list[set[str]] = [
     {"__init__"},
     {"errors"},
     {"types"},
-    {"config", "logs", "options"},
+    {"calls", "config", "logs", "options"},
     {"ops"},
     {"models"},
     {"losses", "synthetic"},

@@ -16,6 +16,7 @@
 #else
 #define LEGATO_CLONES
 #endif
+#define LEGATO_INLINE __attribute__((always_inline)) inline // so that it becomes part of each clone
 
 namespace legato {
 

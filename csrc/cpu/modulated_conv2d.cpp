@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "cpu/common.h"
+#include "cpu/convolution.h"
 #include "cpu/rows.h"
 #include "math/activation.h"
 
@@ -22,76 +23,9 @@
 namespace legato {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::stable::parallel_for;
-using Shape = std::array<int64_t, 4>;
 
 constexpr double kEpsilon = 1e-8;
-
-Tensor empty_channels_last(const Shape& shape, const Tensor& like) {
-  return torch::stable::empty(
-      shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt, MemoryFormat::ChannelsLast);
-}
-
-Tensor channels_last(const Tensor& tensor) {
-  return torch::stable::contiguous(tensor, MemoryFormat::ChannelsLast);
-}
-
-// aten::convolution without bias, channels last in and out, in the dtype of the input whatever autocast makes of it.
-Tensor convolve(const Tensor& input, const Tensor& weight, int64_t stride, int64_t pad_y, int64_t pad_x, bool transposed) {
-  using torch::stable::detail::from;
-  const std::array<int64_t, 2> strides{stride, stride}, padding{pad_y, pad_x}, dilation{1, 1}, output_padding{0, 0};
-  using Ints = torch::headeronly::IntHeaderOnlyArrayRef;
-  std::array<StableIValue, 9> stack{
-      from(input), from(weight), from(std::optional<Tensor>()), from(Ints(strides)), from(Ints(padding)),
-      from(Ints(dilation)), from(transposed), from(Ints(output_padding)), from(int64_t{1})};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  Tensor result = torch::stable::detail::to<Tensor>(stack[0]);
-  if (result.scalar_type() != input.scalar_type()) result = torch::stable::to(result, input.scalar_type());
-  return channels_last(result);
-}
-
-// The taps of weight [O,I,3,3] in the given rows and columns: [O,I,rows,columns], channels last.
-template <typename T>
-Tensor select_taps(const Tensor& weight, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
-  const int64_t outputs = weight.size(0), inputs = weight.size(1);
-  const int64_t by_o = weight.stride(0), by_i = weight.stride(1), by_y = weight.stride(2), by_x = weight.stride(3);
-  const Tensor taps = empty_channels_last(
-      {outputs, inputs, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())}, weight);
-  const T* from = data<T>(weight);
-  T* to = mutable_data<T>(taps);
-  for (int64_t o = 0; o < outputs; ++o) {
-    for (const int64_t y : rows) {
-      for (const int64_t x : columns) {
-        const T* tap = from + o * by_o + y * by_y + x * by_x;
-        for (int64_t i = 0; i < inputs; ++i) to[i] = tap[i * by_i];
-        to += inputs;
-      }
-    }
-  }
-  return taps;
-}
-
-// weight [O,I,3,3] -> [I,O,3,3], channels last, in blocks so that neither side is walked with long strides.
-template <typename T>
-Tensor transpose_weight(const Tensor& weight) {
-  constexpr int64_t kBlock = 16;
-  const int64_t outputs = weight.size(0), inputs = weight.size(1);
-  const int64_t by_o = weight.stride(0), by_i = weight.stride(1), by_y = weight.stride(2), by_x = weight.stride(3);
-  const Tensor result = empty_channels_last({inputs, outputs, 3, 3}, weight);
-  const T* from = data<T>(weight);
-  T* to = mutable_data<T>(result);
-  for (int64_t first = 0; first < inputs; first += kBlock) {
-    const int64_t last = std::min(first + kBlock, inputs);
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      for (int64_t o = 0; o < outputs; ++o) {
-        const T* row = from + o * by_o + tap / 3 * by_y + tap % 3 * by_x;
-        for (int64_t i = first; i < last; ++i) to[(i * 9 + tap) * outputs + o] = row[i * by_i];
-      }
-    }
-  }
-  return result;
-}
 
 struct Arguments {
   Tensor x, weight, styles;
@@ -128,6 +62,7 @@ struct Arguments {
   int64_t outputs() const { return weight.size(0); }
   int64_t height() const { return x.size(2) * up; } // of the output
   int64_t width() const { return x.size(3) * up; }
+  bool is_rgb() const { return outputs() == kColors && weight.size(2) == 1; }
   Shape output_shape() const { return {batch(), outputs(), height(), width()}; }
 };
 
@@ -156,10 +91,11 @@ struct Epilogue {
     if (a.q) {
       const Tensor styles = torch::stable::contiguous(a.styles), q = torch::stable::contiguous(*a.q);
       const int64_t inputs = a.inputs();
+      std::vector<A> squares(data<A>(styles), data<A>(styles) + a.batch() * inputs);
+      for (A& value : squares) value *= value;
       parallel_for(0, a.batch() * outputs, rows_per_task(inputs), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          const A* s = data<A>(styles) + i / outputs * inputs;
-          const A sum = energy(s, data<A>(q) + i % outputs * inputs, inputs);
+          const A sum = weigh(squares.data() + i / outputs * inputs, data<A>(q) + i % outputs * inputs, inputs);
           scale[i] = A(1) / std::sqrt(sum + static_cast<A>(kEpsilon));
         }
       });
@@ -191,11 +127,36 @@ Tensor scale_input(const Tensor& x, const Tensor& styles) {
   return result;
 }
 
+// A 1x1 convolution to three channels (ToRGB) is one pass over x, each sample's style folded into the weight.
+template <typename T>
+Tensor forward_rgb(const Arguments& a, const Epilogue<T>& epilogue) {
+  using A = Accumulator<T>;
+  const int64_t height = a.height(), width = a.width(), inputs = a.inputs();
+  const Tensor x = channels_last(a.x), styles = torch::stable::contiguous(a.styles);
+  const std::vector<A> weight = flat_weight<T>(a.weight);
+  const Tensor y = empty_channels_last(a.output_shape(), x);
+  parallel_for(0, a.batch() * height, rows_per_task(width * inputs), [&](int64_t begin, int64_t end) {
+    std::vector<A> styled(weight.size());
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t sample = row / height;
+      const A* s = data<A>(styles) + sample * inputs;
+      for (int64_t o = 0; o < kColors; ++o) {
+        for (int64_t i = 0; i < inputs; ++i) styled[o * inputs + i] = weight[o * inputs + i] * s[i];
+      }
+      project_row(
+          mutable_data<T>(y) + row * width * kColors, data<T>(x) + row * width * inputs, styled.data(),
+          epilogue.scale_of(sample), epilogue.bias.data(), epilogue.noise_row(sample, row % height, height, width),
+          epilogue.activation, width, inputs);
+    }
+  });
+  return y;
+}
+
 template <typename T>
 Tensor forward_same(const Arguments& a, const Tensor& scaled, const Epilogue<T>& epilogue) {
   const int64_t pad = a.weight.size(2) / 2, height = a.height(), width = a.width(), channels = a.outputs();
   const Tensor t = convolve(scaled, a.weight, 1, pad, pad, false);
-  const Tensor y = empty_channels_last(a.output_shape(), a.x);
+  const Tensor y = is_channels_last(t) ? t : empty_channels_last(a.output_shape(), a.x);
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / height, at = row * width * channels;
@@ -263,6 +224,7 @@ Tensor forward(
   return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
     using T = decltype(type);
     const Epilogue<T> epilogue(a);
+    if (a.is_rgb()) return forward_rgb<T>(a, epilogue);
     const Tensor scaled = scale_input<T>(x, styles);
     return up == 1 ? forward_same<T>(a, scaled, epilogue) : forward_up<T>(a, scaled, epilogue);
   });
@@ -328,7 +290,9 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
   const std::vector<A> scale_sums = sum_rows(row_sums, batch, height, outputs); // grad_d * d
 
   Tensor h;
-  if (a.up == 1) {
+  if (a.is_rgb()) {
+    h = empty_channels_last({batch, inputs, a.x.size(2), a.x.size(3)}, a.x); // computed with grad_x
+  } else if (a.up == 1) {
     const int64_t pad = a.weight.size(2) / 2;
     h = convolve(g, a.weight, 1, pad, pad, true);
   } else {
@@ -337,11 +301,18 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
 
   const Tensor x = channels_last(a.x), styles = torch::stable::contiguous(a.styles);
   const int64_t rows = x.size(2), columns = x.size(3);
-  const Tensor grad_x = empty_channels_last({batch, inputs, rows, columns}, x);
+  const Tensor grad_x = is_channels_last(h) ? h : empty_channels_last({batch, inputs, rows, columns}, x);
+  const std::vector<A> rgb_weight = a.is_rgb() ? flat_weight<T>(a.weight) : std::vector<A>();
   row_sums.assign(batch * rows * inputs, A(0));
   parallel_for(0, batch * rows, rows_per_task(columns * inputs), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * columns * inputs;
+      if (a.is_rgb()) {
+        unproject_row(
+            mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(g) + row * columns * kColors,
+            data<T>(x) + at, rgb_weight.data(), data<A>(styles) + row / rows * inputs, columns, inputs);
+        continue;
+      }
       unscale_row(
           mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(h) + at, data<T>(x) + at,
           data<A>(styles) + row / rows * inputs, columns, inputs);

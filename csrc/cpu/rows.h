@@ -6,6 +6,7 @@
 #include "math/fir.h"
 
 #include <cstdint>
+#include <cstring>
 
 namespace legato {
 
@@ -122,17 +123,18 @@ LEGATO_CLONES void differentiate_row(
   }
 }
 
-// grad_x = h * styles; sum += h * x
+// grad_x = h * styles; sum += h * x; h and grad_x may be the same
 template <typename T, typename A>
 LEGATO_CLONES void unscale_row(
-    T* __restrict__ grad_x, // [pixels, channels]
+    T* grad_x, // [pixels, channels]
     A* __restrict__ sum, // [channels]
-    const T* __restrict__ h, // [pixels, channels]
+    const T* h, // [pixels, channels]
     const T* __restrict__ x, // [pixels, channels]
     const A* __restrict__ styles, // [channels]
     int64_t pixels,
     int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
+#pragma GCC ivdep
     for (int64_t c = 0; c < channels; ++c) {
       const A value = static_cast<A>(h[p * channels + c]);
       grad_x[p * channels + c] = static_cast<T>(value * styles[c]);
@@ -141,18 +143,97 @@ LEGATO_CLONES void unscale_row(
   }
 }
 
-// sum of styles^2 * q, in 16 lanes so that the compiler may vectorize it
+// Partial sums side by side in a vector register (or several, where the machine's are short).
+constexpr int64_t kLanes = 8;
 template <typename A>
-LEGATO_CLONES A energy(const A* __restrict__ styles, const A* __restrict__ q, int64_t channels) {
-  A lanes[16] = {};
-  int64_t c = 0;
-  for (; c + 16 <= channels; c += 16) {
-    for (int64_t k = 0; k < 16; ++k) lanes[k] += styles[c + k] * styles[c + k] * q[c + k];
+struct Lanes {
+  typedef A Vector __attribute__((vector_size(kLanes * sizeof(A))));
+  Vector sums = {};
+
+  // sums += x * weight
+  template <typename T>
+  LEGATO_INLINE void add(const T* x, const A* weight) {
+    Vector value, factor;
+    for (int64_t k = 0; k < kLanes; ++k) value[k] = static_cast<A>(x[k]);
+    std::memcpy(&factor, weight, sizeof(factor));
+    sums += value * factor;
   }
+
+  LEGATO_INLINE A total() const {
+    const A* s = reinterpret_cast<const A*>(&sums);
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+  }
+};
+
+// sum of squares * q
+template <typename A>
+LEGATO_CLONES A weigh(const A* __restrict__ squares, const A* __restrict__ q, int64_t channels) {
+  Lanes<A> lanes;
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) lanes.add(squares + c, q + c);
   A rest = 0;
-  for (; c < channels; ++c) rest += styles[c] * styles[c] * q[c];
-  for (const A lane : lanes) rest += lane;
-  return rest;
+  for (; c < channels; ++c) rest += squares[c] * q[c];
+  return lanes.total() + rest;
+}
+
+constexpr int64_t kColors = 3;
+
+// y = activation(weight x * scale + noise + bias), a 1x1 convolution to three channels
+template <typename T, typename A>
+LEGATO_CLONES void project_row(
+    T* __restrict__ y, // [pixels, 3]
+    const T* __restrict__ x, // [pixels, channels]
+    const A* __restrict__ weight, // [3, channels]
+    const A* __restrict__ scale, // [3]
+    const A* __restrict__ bias, // [3]
+    const T* __restrict__ noise, // [pixels] or null
+    Activation<A> activation,
+    int64_t pixels,
+    int64_t channels) {
+  const A *red = weight, *green = weight + channels, *blue = weight + 2 * channels;
+  for (int64_t p = 0; p < pixels; ++p) {
+    const T* pixel = x + p * channels;
+    Lanes<A> lanes[kColors];
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      lanes[0].add(pixel + c, red + c);
+      lanes[1].add(pixel + c, green + c);
+      lanes[2].add(pixel + c, blue + c);
+    }
+    A sums[kColors] = {lanes[0].total(), lanes[1].total(), lanes[2].total()};
+    for (; c < channels; ++c) {
+      const A value = static_cast<A>(pixel[c]);
+      sums[0] += value * red[c];
+      sums[1] += value * green[c];
+      sums[2] += value * blue[c];
+    }
+    const A n = noise ? static_cast<A>(noise[p]) : A(0);
+    for (int64_t o = 0; o < kColors; ++o) {
+      y[p * kColors + o] = static_cast<T>(activation(sums[o] * scale[o] + (n + bias[o])));
+    }
+  }
+}
+
+// Its adjoint: h = weight^T grad_t; grad_x = h * styles; sum += h * x
+template <typename T, typename A>
+LEGATO_CLONES void unproject_row(
+    T* __restrict__ grad_x, // [pixels, channels]
+    A* __restrict__ sum, // [channels]
+    const T* __restrict__ grad_t, // [pixels, 3]
+    const T* __restrict__ x, // [pixels, channels]
+    const A* __restrict__ weight, // [3, channels]
+    const A* __restrict__ styles, // [channels]
+    int64_t pixels,
+    int64_t channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    const T* grad = grad_t + p * kColors;
+    const A red = static_cast<A>(grad[0]), green = static_cast<A>(grad[1]), blue = static_cast<A>(grad[2]);
+    for (int64_t c = 0; c < channels; ++c) {
+      const A h = red * weight[c] + green * weight[channels + c] + blue * weight[2 * channels + c];
+      grad_x[p * channels + c] = static_cast<T>(h * styles[c]);
+      sum[c] += h * static_cast<A>(x[p * channels + c]);
+    }
+  }
 }
 
 // out += x * weight

@@ -12,9 +12,12 @@ struct Activation {
   A gain;
   A bound;
 
+  // Each choice is a single max or min instruction that gives its second operand, here the NaN, when it cannot compare.
   C10_HOST_DEVICE A operator()(A v) const {
-    const A y = (v > A(0) ? v : v * slope) * gain;
-    return y > bound ? bound : (y < -bound ? -bound : y);
+    const A below = v * slope;
+    const A y = (below > v ? below : v) * gain; // slope <= 1: the larger one is v above 0 and slope * v below
+    const A capped = bound < y ? bound : y;
+    return -bound > capped ? -bound : capped;
   }
 
   // dy/dv; a value at the bound counts as clamped.

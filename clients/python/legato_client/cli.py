@@ -75,9 +75,10 @@ def stream(args: argparse.Namespace) -> None:
         print(json.dumps({**report, "frames_replaced": sum(track.replaced), **facts}, indent=2))
         return
     side, age = session.model.resolution, report["frame_age_ms"]
+    quality = "" if report["psnr_db"] is None else f"{report['psnr_db']:.2f} dB, "
     print(
         f"{args.output}: {count} frames of {side}x{side} ({show}), {report['fps']:.1f} frames/s, "
-        f"{report['psnr_db']:.2f} dB, age {age['p50']:.0f} ms median, {age['p95']:.0f} ms p95"
+        f"{quality}age {age['p50']:.0f} ms median, {age['p95']:.0f} ms p95"
     )
     if any(track.replaced):
         print(
@@ -105,10 +106,14 @@ def invert(args: argparse.Namespace) -> None:
     if args.latents is not None:
         _save(args.latents, latents=found.latents, model_digest=found.model_digest)
     if args.json:
-        report = {"psnr_db": round(found.psnr_db, 3), "model_digest": found.model_digest, "output": str(args.output)}
+        report = {
+            "psnr_db": round(found.psnr_db or 0, 3),
+            "model_digest": found.model_digest,
+            "output": str(args.output),
+        }
         print(json.dumps(report, indent=2))
     else:
-        print(f"{args.output}: {shown.width}x{shown.height}, reconstruction at {found.psnr_db:.2f} dB")
+        print(f"{args.output}: {shown.width}x{shown.height}, reconstruction at {found.psnr_db or 0:.2f} dB")
 
 
 def models(args: argparse.Namespace) -> None:

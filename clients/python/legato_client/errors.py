@@ -119,9 +119,11 @@ class ServerError(LegatoError):
 _BY_REASON: dict[str, type[LegatoError]] = {
     "INVALID_INPUT": InvalidInput,
     "INVALID_FLOW": InvalidInput,
+    "UNKNOWN_FORMAT": InvalidInput,
     "INVALID_IMAGE": InvalidImage,
     "IMAGE_TOO_LARGE": InvalidImage,
     "INVALID_EDIT": InvalidEdit,
+    "UNKNOWN_DIRECTION": InvalidEdit,
     "NOT_FOUND": NotFound,
     "SESSION_NOT_FOUND": NotFound,
     "PROTOCOL_VIOLATION": ProtocolViolation,

@@ -19,14 +19,17 @@ class Percentiles(TypedDict):
 
 
 class Report(TypedDict):
-    """What a report file holds of its stream. Times in milliseconds, means over the answered frames."""
+    """What a report file holds of its stream. Times in milliseconds, means over the answered frames.
+
+    `psnr_db` is None where no reconstruction was asked for.
+    """
 
     frames_in: int
     frames_out: int
     frames_dropped: int
     frames_failed: int
     fps: float
-    psnr_db: float
+    psnr_db: float | None
     frame_age_ms: Percentiles
     stage_ms: dict[str, float]
     steps: float
@@ -58,7 +61,8 @@ class Meter:
                 if self._begun is None:
                     self._begun = self._last - answer.age_seconds
                 self._ages.append(answer.age_seconds)
-                self._psnr.append(answer.psnr_db)
+                if answer.psnr_db is not None:
+                    self._psnr.append(answer.psnr_db)
                 self._steps.append(answer.steps)
                 for stage, seconds in answer.stage_seconds.items():
                     self._stages[stage] += seconds
@@ -78,7 +82,7 @@ class Meter:
             frames_dropped=self.dropped,
             frames_failed=self.failed,
             fps=round(self.answered / elapsed, 2) if elapsed else 0.0,
-            psnr_db=round(sum(self._psnr) / answered, 3),
+            psnr_db=round(sum(self._psnr) / len(self._psnr), 3) if self._psnr else None,
             frame_age_ms=percentiles(self._ages),
             stage_ms={stage: round(total / answered * 1e3, 3) for stage, total in self._stages.items()},
             steps=round(sum(self._steps) / answered, 3),

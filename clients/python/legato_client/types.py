@@ -100,7 +100,8 @@ class Frame:
 class FrameResult:
     """A frame, inverted and edited.
 
-    `latents` is float32 [L, D] in W+. `psnr_db` compares the reconstruction with the frame at the model's resolution.
+    `latents` is float32 [L, D] in W+. `psnr_db` compares the reconstruction, where one was asked for, with the frame at
+    the model's resolution.
     `server_seconds` runs from arrival to answer, `stage_seconds` says where it went; `age_seconds` runs from the
     hand-over of the frame to `send` until its answer was here.
     """
@@ -109,7 +110,7 @@ class FrameResult:
     reconstruction: Image | None
     edited: Image | None
     latents: NDArray[np.float32] | None = field(repr=False)
-    psnr_db: float
+    psnr_db: float | None
     steps: int
     state_version: int
     capture_time: float
@@ -227,7 +228,7 @@ class Inversion:
     reconstruction: Image | None
     edited: Image | None
     latents: NDArray[np.float32] | None = field(repr=False)
-    psnr_db: float
+    psnr_db: float | None
     model_digest: str
 
 

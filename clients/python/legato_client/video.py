@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -71,19 +72,24 @@ class VideoSink:
         self._last = -1
 
     def write(self, image: Image, shot: Shot) -> None:
-        container = self._container or self._create()
-        stream = self._stream or self._add_stream(container, image.pixels)
-        self._last = max(shot.pts, self._last + 1)  # a container takes no time twice
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image.pixels), format="rgb24")
-        frame.pts, frame.time_base = self._last, self._tick
-        container.mux(stream.encode(frame))
+        with self._told():
+            if self._container is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._container = av.open(str(self._path), "w")
+            stream = self._stream or self._add_stream(self._container, image.pixels)
+            self._last = max(shot.pts, self._last + 1)  # a container takes no time twice
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image.pixels), format="rgb24")
+            frame.pts, frame.time_base = self._last, self._tick
+            self._container.mux(stream.encode(frame))
 
     def close(self) -> None:
-        if self._container is None:
+        container, self._container = self._container, None
+        if container is None:
             return
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        with self._told():
+            if self._stream is not None:
+                container.mux(self._stream.encode(None))
+            container.close()
 
     def __enter__(self) -> Self:
         return self
@@ -93,13 +99,13 @@ class VideoSink:
     ) -> None:
         self.close()
 
-    def _create(self) -> OutputContainer:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            self._container = av.open(str(self._path), "w")
+            yield
         except (av.FFmpegError, OSError) as error:
+            self._container = None
             raise MediaError(f"{self._path} cannot be written ({error})") from None
-        return self._container
 
     def _add_stream(self, container: OutputContainer, pixels: NDArray[np.uint8]) -> VideoStream:
         stream = container.add_stream(self._codec, rate=self._rate, options=_QUALITY[self._codec])
@@ -108,6 +114,7 @@ class VideoSink:
         stream.height, stream.width = pixels.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = self._tick
+        container.start_encoding()  # opens the file now, not when the encoder's first packet is ready
         self._stream = stream
         return stream
 

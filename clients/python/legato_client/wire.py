@@ -172,8 +172,7 @@ def read_opened(message: pb.Opened) -> Opened:
 def read_result(message: pb.FrameResult, age_seconds: float) -> FrameResult:
     return FrameResult(
         seq=message.seq,
-        **_read_pictures(message),
-        psnr_db=message.quality.psnr_db,
+        **_read_answer(message),
         steps=message.steps,
         state_version=message.state_version,
         capture_time=message.capture_time,
@@ -221,7 +220,7 @@ def read_session(message: pb.GetSessionResponse) -> SessionState:
 
 
 def read_inversion(message: pb.InvertResponse) -> Inversion:
-    return Inversion(**_read_pictures(message), psnr_db=message.quality.psnr_db, model_digest=message.model_digest)
+    return Inversion(**_read_answer(message), model_digest=message.model_digest)
 
 
 def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
@@ -229,9 +228,10 @@ def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
     return Synthesis(read_image(message.image), found, message.model_digest)
 
 
-def _read_pictures(message: pb.FrameResult | pb.InvertResponse) -> dict[str, Any]:
+def _read_answer(message: pb.FrameResult | pb.InvertResponse) -> dict[str, Any]:
     return {
         "reconstruction": read_image(message.reconstruction) if message.HasField("reconstruction") else None,
         "edited": read_image(message.edited) if message.HasField("edited") else None,
         "latents": read_latents(message.latents) if message.HasField("latents") else None,
+        "psnr_db": message.quality.psnr_db if message.HasField("quality") else None,
     }

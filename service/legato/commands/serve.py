@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import legato
 from legato import config, logs
-from legato.errors import ConfigError, ModelFileError
+from legato.errors import ConfigError
 
 if TYPE_CHECKING:
-    from legato.calls import EngineObserver
     from legato.config import Config, EngineConfig
     from legato.engine import Engine
+    from legato.metrics import Metrics
     from legato.rpc.server import Server
 
 ENGINE_STOP_SECONDS = 2.0
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build_engine(settings: EngineConfig, observer: EngineObserver | None = None) -> Engine:
+def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Engine:
     """An engine with the model that the settings name, not started. Takes seconds: it reads weights.
 
     Raises ModelFileError for weights that are missing, damaged or do not fit together, BackendUnavailable for an op
@@ -75,14 +75,11 @@ def build_engine(settings: EngineConfig, observer: EngineObserver | None = None)
     from legato.ops import require_backends
     from legato.scheduler import Scheduler
 
-    require_backends()
+    ops = require_backends()
+    if observer is not None:
+        observer.ops(ops)
     generator, encoder = load_generator(settings.model), load_encoder(settings.model)
-    directions = load_directions(settings.model)
-    if directions.generator_digest != generator.digest:
-        raise ModelFileError(
-            f"the directions of {settings.model!r} were fitted on generator {directions.generator_digest[:12]}, its "
-            f"generator is {generator.digest[:12]}; take all files from one model"
-        )
+    directions = load_directions(settings.model, generator_digest=generator.digest)
     return Engine(
         generator,
         encoder,
@@ -109,14 +106,12 @@ def build_engine(settings: EngineConfig, observer: EngineObserver | None = None)
 
 async def _serve(settings: Config) -> None:
     from legato.metrics import Metrics
-    from legato.ops import live_backends
     from legato.rpc.server import Server
 
     stop = _stop_signal()
     metrics = Metrics(version=legato.__version__)
     async with Server(settings, metrics) as server:
         engine = await asyncio.to_thread(build_engine, settings.engine, metrics)
-        metrics.ops(live_backends())
         await asyncio.to_thread(engine.start)
         try:
             await server.start(engine)

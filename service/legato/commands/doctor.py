@@ -1,0 +1,125 @@
+"""`legato doctor`: what is installed, which op implementations are live, which models are whole, what sessions cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import legato
+from legato import config
+from legato.errors import LegatoError
+
+PACKAGES = ("torch", "numpy", "grpcio", "protobuf", "opencv-python-headless", "simplejpeg", "safetensors")
+MODEL_FILES = ("generator.safetensors", "encoder.safetensors", "directions.safetensors")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Options of `legato doctor`."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="tell what is installed and what is live",
+        description="Tells what is installed and what is live. Exit code 1 when the model could not be served.",
+    )
+    default = config.all_keys()["engine.model"].default
+    parser.add_argument("--model", default=default, help=f"name or folder of the model to look at (default: {default})")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report. 0 if the model could be served, else 1."""
+    report = examine(args.model)
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for section, values in report.items():
+            print(section.replace("_", " "))
+            for name, value in values.items():
+                print(f"  {name.replace('_', ' '):24} {value}")
+    whole = all(str(state).startswith("ok") for state in report["model"].values())
+    return 0 if whole and "missing" not in report["ops"].values() else 1
+
+
+def examine(model: str) -> dict[str, dict[str, Any]]:
+    """The report: sections of names and values."""
+    import torch
+    from google.protobuf.internal import api_implementation
+
+    from legato.ops import live_backends
+
+    versions = {name: _version(name) for name in PACKAGES}
+    cuda = torch.cuda.is_available()
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else []
+    return {
+        "versions": {
+            "legato": legato.__version__,
+            "python": platform.python_version(),
+            **versions,
+            "protobuf_implementation": api_implementation.Type(),
+        },
+        "cpu": {
+            "cores": len(os.sched_getaffinity(0)),
+            "torch_threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "bfloat16": "yes" if torch.cpu._is_avx512_bf16_supported() else "no",
+            "amx": "yes" if torch.cpu._is_amx_tile_supported() else "no",
+        },
+        "cuda": {"CUDA": ", ".join(devices) or "not available", "built_for": torch.version.cuda or "CPU only"},
+        "ops": {**live_backends("cpu"), **_on_cuda(live_backends("cuda") if cuda else {})},
+        "model": {name: _file(model, name) for name in MODEL_FILES},
+        "session": {"bytes_of_state": _session_bytes(model)},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _on_cuda(live: dict[str, str]) -> dict[str, str]:
+    return {f"{op} on cuda": implementation for op, implementation in live.items()}
+
+
+def _file(model: str, name: str) -> str:
+    """ "ok", size and digest of one of the model's files; what is wrong with it otherwise."""
+    from legato.models.files import read_tensors, resolve
+
+    try:
+        path = resolve(model, name)
+        header, _ = read_tensors(path, kind=name.removesuffix(".safetensors"))
+    except LegatoError as error:
+        return str(error)
+    return f"ok, {Path(path).stat().st_size / 2**20:.1f} MiB, sha256 {header.digest[:12]}, {path}"
+
+
+def _session_bytes(model: str) -> int | str:
+    """Bytes that the engine keeps for each session of this model."""
+    import dataclasses
+
+    import torch
+
+    from legato.inversion.streaming import TrackerState
+    from legato.models import GeneratorConfig
+    from legato.models.files import read_header, resolve
+    from legato.models.flow import MAX_SIDE
+
+    try:
+        header = read_header(resolve(model, "generator.safetensors"))
+    except LegatoError:
+        return "unknown without a generator"
+    sizes = GeneratorConfig(**header.config)
+    state = TrackerState.zeros(
+        1,
+        layers=sizes.num_layers,
+        dim=sizes.w_dim,
+        resolution=sizes.resolution,
+        flow_side=min(sizes.resolution, MAX_SIDE),
+        device=torch.device("cpu"),
+    )
+    return sum(int(getattr(state, field.name).nbytes) for field in dataclasses.fields(state))

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from legato.errors import ConfigError
 from legato.options import DropReason
-from legato.session import Failed, Outcome, Work
+from legato.work import Failed, Outcome, Work
 
 FRAME_PERIODS = (1 / 240, 1 / 120, 1 / 60, 1 / 30, 1 / 25, 1 / 15, 0.08, 0.1, 0.2, 0.5, 1.0, 5.0)  # seconds
 STAGE_SECONDS = (0.0005, 0.001, 0.002, *FRAME_PERIODS)

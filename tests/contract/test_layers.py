@@ -23,7 +23,7 @@ STAGES: list[set[str]] = [
     {"pipeline"},
     {"engine"},
     {"scheduler"},
-    {"session"},
+    {"session", "work"},
     {"store", "metrics"},
     {"train", "evaluation"},
     {"rpc"},
@@ -32,7 +32,7 @@ STAGES: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {part: rank for rank, stage in enumerate(STAGES) for part in stage}
-TORCH_FREE = ["types", "errors", "options", "config", "metrics", "session", "scheduler", "store", "calls"]
+TORCH_FREE = ["types", "errors", "options", "config", "metrics", "session", "scheduler", "store", "calls", "work"]
 LEGATO = SERVICE / "legato"
 
 

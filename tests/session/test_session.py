@@ -3,67 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from legato.errors import InvalidImage, InvalidInput, Overloaded, ProtocolViolation
 from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings
-from legato.session import MAX_UNTAKEN, MAX_UPDATES, RUNNING, Failed, Outcome, Session, Work
-from legato.types import Edit, FrameAnswer, Outputs
+from legato.session import MAX_UNTAKEN, MAX_UPDATES, RUNNING
+from legato.types import Edit, Outputs
+from legato.work import Failed
+from tests.session.play import answer, seqs, session, settings_of_all, started, told
 
 SMILE, YAW = (Edit("smile", 1.0),), (Edit("yaw", 2.0),)
-
-
-def session(
-    policy: Policy = Policy.ORDERED,
-    *,
-    credits: int = 4,
-    settings: Settings | None = None,
-    observe: Callable[[Work, Outcome], None] = lambda work, outcome: None,
-) -> Session:
-    return Session(
-        id="s", slot=3, model="m", policy=policy, settings=settings or Settings(), credits=credits, observe=observe
-    )
-
-
-def answer(seq: int, version: int = 1, psnr: float = 30.0) -> FrameAnswer:
-    return FrameAnswer(seq, None, None, None, psnr, 0, version, {})
-
-
-def told(s: Session) -> list[tuple[int, str]]:
-    """Every answer that may leave now: seq and kind."""
-    found = []
-    while (work := s.next_answer()) is not None:
-        kind = work.outcome
-        found.append((work.seq, kind.value if isinstance(kind, DropReason) else type(kind).__name__))
-    return found
-
-
-def started(s: Session) -> list[Work]:
-    """Every frame that may start now, handed to the engine."""
-    found = []
-    while (work := s.take()) is not None:
-        work.submitted = True
-        found.append(work)
-    return found
-
-
-def settings_of_all(s: Session) -> list[Settings]:
-    """What every frame asked for, after running them all."""
-    found = []
-    while running := started(s):
-        for work in running:
-            found.append(work.settings)
-            s.settle(work, answer(work.seq))
-        told(s)
-    return found
-
-
-def seqs(works: list[Work]) -> list[int]:
-    return [work.seq for work in works]
 
 
 def test_a_frame_is_taken_settled_and_told_once() -> None:
@@ -337,71 +287,3 @@ def test_the_stream_is_woken_when_it_may_go_on() -> None:
     s.settle(started(s)[0], answer(1))
     s.grant(1)
     assert len(woken) == 3
-
-
-class Driver:
-    """A session, a pretended engine and a client, driven by the names of actions."""
-
-    def __init__(self, policy: Policy, credits: int) -> None:
-        self.session = session(policy, credits=credits, observe=lambda work, outcome: self.settled.append(work.seq))
-        self.settled: list[int] = []
-        self.engine: list[Work] = []
-        self.results: list[int] = []
-        self.sent = 0
-
-    def frame(self) -> None:
-        self.sent += 1
-        self.session.receive(self.sent, None, 0.0)
-
-    def bad_frame(self) -> None:
-        self.sent += 1
-        self.session.fail(self.sent, InvalidImage("no"), 0.0)
-
-    def take(self) -> None:
-        self.engine += started(self.session)
-        assert len(self.engine) <= RUNNING
-
-    def answer(self) -> None:
-        if self.engine:
-            work = self.engine.pop(0)
-            self.session.settle(work, answer(work.seq))
-
-    def failure(self) -> None:
-        if self.engine:
-            self.session.settle(self.engine.pop(0), Failed("X", "x"))
-
-    def tell(self) -> None:
-        self.results += [seq for seq, kind in told(self.session) if kind == "FrameAnswer"]
-
-    def cancel(self) -> None:
-        for work in self.session.passed_over()[:1]:
-            self.engine.remove(work)
-            self.session.settle(work, DropReason.STALE)
-
-    def cut(self) -> None:
-        for work in self.session.detach():
-            self.engine.remove(work)
-            self.session.settle(work, DropReason.DISCONNECTED)
-        self.session.attach(self.sent, math.inf)
-
-    def finish(self) -> None:
-        while not self.session.finished:
-            self.take()
-            self.answer()
-            self.tell()
-
-
-ACTIONS = ["frame", "bad_frame", "take", "answer", "failure", "tell", "cancel", "cut"]
-
-
-@given(st.lists(st.sampled_from(ACTIONS), max_size=80), st.sampled_from(list(Policy)), st.integers(1, 4))
-def test_every_frame_settles_once_and_answers_never_go_back(actions: list[str], policy: Policy, credits: int) -> None:
-    """Whatever happens in whatever order: one outcome a frame, results in order, bounded work."""
-    driver = Driver(policy, credits)
-    for action in actions:
-        getattr(driver, action)()
-    driver.finish()
-    stats = driver.session.stats
-    assert sorted(driver.settled) == list(range(1, driver.sent + 1))
-    assert driver.results == sorted(set(driver.results))
-    assert stats.received == stats.completed + stats.failed + stats.dropped == driver.sent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from legato.errors import InvalidEdit, InvalidInput, NotFound
 from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings
 from legato.rpc import codec
-from legato.session import Session, Stats
-from legato.types import MAX_EDIT_STRENGTH, DirectionInfo, Edit, Flow, Frame, ModelInfo, Outputs
+from legato.session import Session
+from legato.types import MAX_EDIT_STRENGTH, DirectionInfo, Edit, Flow, Frame, FrameAnswer, ModelInfo, Outputs
+from legato.work import Stats, Work
 from legato_pb import inversion_pb2 as pb
 
 FORMATS = {
@@ -201,6 +203,28 @@ def latents(values: NDArray[np.float32] | None) -> pb.Latents | None:
 def quality(psnr_db: float) -> pb.Quality | None:
     """None for a frame that was not reconstructed, and so not measured."""
     return pb.Quality(psnr_db=psnr_db) if math.isfinite(psnr_db) else None
+
+
+def result(work: Work, answer: FrameAnswer) -> pb.FrameResult:
+    """The answer's message, with its images encoded. CPU work; not for the event loop."""
+    start = time.perf_counter()
+    encoding = work.settings.encoding
+    result = pb.FrameResult(
+        seq=work.seq,
+        reconstruction=image(answer.reconstruction, encoding),
+        edited=image(answer.edited, encoding),
+        latents=latents(answer.latents),
+        quality=quality(answer.psnr_db),
+        steps=answer.steps,
+        state_version=answer.state_version,
+        capture_time=work.capture_time,
+    )
+    queue = max(0.0, work.engine_seconds - sum(answer.stage_seconds.values()))
+    encode_image = time.perf_counter() - start
+    stages = {"decode": work.decode_seconds, "queue": queue, **answer.stage_seconds, "encode_image": encode_image}
+    result.timings.extend(pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items())
+    result.server_seconds = time.monotonic() - work.arrival
+    return result
 
 
 def limits(reader: Reader, resume_seconds: float) -> pb.Limits:

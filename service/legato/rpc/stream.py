@@ -27,8 +27,9 @@ from legato.metrics import Metrics
 from legato.options import DropReason, Policy
 from legato.rpc import messages
 from legato.rpc.interceptors import Context, unexpected
-from legato.session import Failed, Outcome, Session, Work
+from legato.session import Session
 from legato.types import Flow, Frame, FrameAnswer, FrameJob, Outputs
+from legato.work import Failed, Outcome, Work
 from legato_pb import inversion_pb2 as pb
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class SessionStream:
         outcome = work.outcome
         if isinstance(outcome, FrameAnswer):
             try:
-                result = await self._in_thread(_result, work, outcome)
+                result = await self._in_thread(messages.result, work, outcome)
             except Exception as error:
                 outcome = _failure(error)
             else:
@@ -280,28 +281,6 @@ class SessionStream:
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._parts.threads, function, *arguments)
-
-
-def _result(work: Work, answer: FrameAnswer) -> pb.FrameResult:
-    """The answer's message, with its images encoded. CPU work; not for the event loop."""
-    start = time.perf_counter()
-    encoding = work.settings.encoding
-    result = pb.FrameResult(
-        seq=work.seq,
-        reconstruction=messages.image(answer.reconstruction, encoding),
-        edited=messages.image(answer.edited, encoding),
-        latents=messages.latents(answer.latents),
-        quality=messages.quality(answer.psnr_db),
-        steps=answer.steps,
-        state_version=answer.state_version,
-        capture_time=work.capture_time,
-    )
-    queue = max(0.0, work.engine_seconds - sum(answer.stage_seconds.values()))
-    encode_image = time.perf_counter() - start
-    stages = {"decode": work.decode_seconds, "queue": queue, **answer.stage_seconds, "encode_image": encode_image}
-    result.timings.extend(pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items())
-    result.server_seconds = time.monotonic() - work.arrival
-    return result
 
 
 def _failure(error: BaseException) -> Outcome:

@@ -1,0 +1,1 @@
+"""Training of the models that legato ships, and of yours."""

@@ -1,0 +1,167 @@
+"""Named directions from labelled pairs: the same head rendered with one attribute low and high.
+
+The start is the mean change of the encoder's code per standard deviation of the attribute. It is then refined
+against the truth: adding s * d to the code of one head of a pair must change the generator's image as the render
+changed. At last its length is set so that strength 1 moves the attribute by one standard deviation, as a network
+reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from legato.models.attributes import AttributeNetwork
+from legato.models.encoder import Encoder
+from legato.models.generator import Generator
+from legato.synthetic.factors import ATTRIBUTES, IDENTITY, MOTION, attributes_of, sample_z
+from legato.synthetic.renderer import Renderer
+from legato.train.reconstruction import weighted_reconstruction
+
+LOW, HIGH = -1.1, 1.3  # Gaussian units: presence factors (glasses, beard) are off at the one and on at the other
+_FACTORS = (*IDENTITY, *MOTION)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Renders of the same heads with one attribute low and high; `change` [N] in standard deviations of the
+    attribute."""
+
+    low: Tensor  # [N, 3, R, R]
+    high: Tensor
+    masks: Tensor  # [N, 2, R, R] eyes and mouth of either
+    change: Tensor
+
+
+def render_pairs(renderer: Renderer, attribute: str, seeds: Sequence[int], deviation: float) -> Pairs:
+    """Renders both sides of each seed's head."""
+    z = sample_z(seeds, "train")
+    column = _FACTORS.index(attribute)
+    sides = []
+    for value in (LOW, HIGH):
+        moved = z.clone()
+        moved[:, column] = value
+        sides.append([renderer(chunk) for chunk in moved.split(8)])
+    low, high = (torch.cat([r.image for r in side]) for side in sides)
+    masks = [torch.cat([torch.cat([r.eyes, r.mouth], 1) for r in side]) for side in sides]
+    read = [torch.cat([r.attributes for r in side])[:, ATTRIBUTES.index(attribute)] for side in sides]
+    return Pairs(low, high, torch.maximum(masks[0], masks[1]), (read[1] - read[0]) / deviation)
+
+
+def fit_direction(
+    generator: Generator,
+    encoder: Encoder,
+    pairs: Pairs,
+    *,
+    steps: int = 60,
+    batch: int = 8,
+    rate: float = 0.01,
+    seed: int = 0,
+) -> Tensor:
+    """The direction [L, D] per standard deviation, before its length is set."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        ends = [torch.cat([encoder(chunk) for chunk in side.split(16)]) for side in (pairs.low, pairs.high)]
+        images = [torch.cat([generator(chunk, "none") for chunk in codes.split(16)]) for codes in ends]
+    direction = ((ends[1] - ends[0]) / pairs.change[:, None, None]).mean(0).requires_grad_(True)
+    scale = float(direction.detach().abs().mean())
+    optimizer = torch.optim.Adam([direction], lr=rate * scale * 10, betas=(0.9, 0.95))
+    truth = pairs.high - pairs.low
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale * 10 * min(1.0, 2 * (1 - step / steps))
+        index = torch.randint(len(truth), (batch,), generator=random)
+        sign = 1 if step % 2 == 0 else -1
+        codes = ends[0 if sign > 0 else 1][index] + sign * pairs.change[index, None, None] * direction
+        target = images[0 if sign > 0 else 1][index] + sign * truth[index]
+        loss = weighted_reconstruction(generator(codes, "none"), target, pairs.masks[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return direction.detach()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a direction does at strength 2, in standard deviations: to its attribute, and to the others on average."""
+
+    response: float
+    leakage: float
+    others: dict[str, float]
+
+
+@torch.no_grad()
+def measure(
+    generator: Generator,
+    network: AttributeNetwork,
+    codes: Tensor,
+    attribute: str,
+    direction: Tensor,
+    strength: float = 2.0,
+) -> Response:
+    """Moves every head towards the other side of the median (codes [N, L, D]), and reads what changed.
+
+    `leakage` is the mean over heads and other attributes of the absolute change: it counts what the network
+    misreads, too.
+    """
+    column = ATTRIBUTES.index(attribute)
+    before = torch.cat([network.standardized(generator(c, "none").clamp(-1, 1)) for c in codes.split(16)])
+    sign = torch.where(before[:, column] < before[:, column].median(), 1.0, -1.0)
+    moved = codes + strength * sign[:, None, None] * direction
+    after = torch.cat([network.standardized(generator(c, "none").clamp(-1, 1)) for c in moved.split(16)])
+    change = (after - before) * sign[:, None]
+    others = {name: float(change[:, i].abs().mean()) for i, name in enumerate(ATTRIBUTES) if i != column}
+    return Response(float(change[:, column].mean()), sum(others.values()) / len(others), others)
+
+
+def set_length(
+    generator: Generator,
+    network: AttributeNetwork,
+    codes: Tensor,
+    attribute: str,
+    direction: Tensor,
+    wanted: float = 2.0,
+    longest: float = 3.0,
+) -> Tensor:
+    """The direction, scaled so that strength 2 gives `wanted` deviations, or `longest` times as long where that is not
+    reached (an attribute that saturates)."""
+    low, high = 0.1, longest
+    for _ in range(7):
+        middle = (low * high) ** 0.5
+        if measure(generator, network, codes, attribute, direction * middle).response < wanted:
+            low = middle
+        else:
+            high = middle
+    return direction * high
+
+
+def standard_deviations(count: int = 4096) -> dict[str, float]:
+    """Of every attribute, over the renderer's population."""
+    values = attributes_of(sample_z(range(count), "train")).std(0)
+    return dict(zip(ATTRIBUTES, values.tolist(), strict=True))
+
+
+def fit_all(
+    generator: Generator,
+    encoder: Encoder,
+    network: AttributeNetwork,
+    renderer: Renderer,
+    codes: Tensor,
+    *,
+    pairs: int = 48,
+    first_seed: int = 1_000_000,
+    progress: Callable[[str], None] = lambda name: None,
+) -> dict[str, Tensor]:
+    """Directions [L, D] of all attributes; `codes` [N, L, D] are heads to set the lengths on."""
+    found = {}
+    deviations = standard_deviations()
+    for i, attribute in enumerate(ATTRIBUTES):
+        seeds = range(first_seed + i * pairs, first_seed + (i + 1) * pairs)
+        rendered = render_pairs(renderer, attribute, seeds, deviations[attribute])
+        raw = fit_direction(generator, encoder, rendered)
+        found[attribute] = set_length(generator, network, codes, attribute, raw)
+        progress(attribute)
+    return found

@@ -1,0 +1,69 @@
+"""The mapping network z -> w, fitted last, on the codes that the encoder gives the renders of z.
+
+The renderer knows the z of every image; the encoder knows its code. Regressing the mean of the code's layers on z
+gives a mapping whose W is that of the encoder: no adversarial training of its own, and `Generator.map` draws the
+heads that the renderer would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from legato.models.encoder import Encoder
+from legato.models.generator import Generator
+from legato.synthetic.dataset import Heads
+from legato.synthetic.factors import sample_z
+
+_BATCH = 256
+
+
+@torch.no_grad()
+def encode_all(encoder: Encoder, heads: Heads, batch: int = 32) -> Tensor:
+    """Codes [N, L, D] of all images."""
+    chunks = [torch.arange(i, min(i + batch, len(heads))) for i in range(0, len(heads), batch)]
+    return torch.cat([encoder(heads.batch(index)[0]) for index in chunks])
+
+
+def fit_mapping(
+    generator: Generator,
+    encoder: Encoder,
+    heads: Heads,
+    *,
+    steps: int = 4000,
+    rate: float = 3e-3,
+    seed: int = 0,
+    codes: Tensor | None = None,
+    progress: Callable[[float, float], None] = lambda d, v: None,
+) -> float:
+    """Fits generator.mapping in place and sets both networks' w_avg. Returns the share of w's variance left on the last
+    512 images, which are kept out of the fit."""
+    torch.manual_seed(seed)
+    z = sample_z([int(s) for s in heads.seeds], "train")
+    codes = encode_all(encoder, heads) if codes is None else codes
+    w = codes.mean(1)
+    kept = len(w) - 512
+    mean, deviation = w[:kept].mean(0), w[:kept].std()
+    mapping = generator.mapping.requires_grad_(True).train()
+    rate = rate / generator.config.mapping_lr_multiplier  # the layers divide it out again
+    optimizer = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.9, 0.99))
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        index = torch.randint(kept, (_BATCH,))
+        loss = ((mapping(z[index]) - w[index]) / deviation).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        progress((step + 1) / steps, float(loss.detach()))
+    mapping.requires_grad_(False).eval()
+    with torch.no_grad():
+        left = float((mapping(z[kept:]) - w[kept:]).square().mean() / w[kept:].var(0).mean())
+        generator.mapping.w_avg.copy_(mean)
+        shift = mean - encoder.w_avg
+        encoder.w_avg.add_(shift)
+        encoder.shared.bias.sub_(shift)
+    return left

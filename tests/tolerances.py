@@ -27,3 +27,29 @@ HALF_STORAGE = 0.02  # largest pixel; weights rounded to 11 bits, a dozen layers
 
 # Media.
 VIDEO_LEVELS = Tolerance(rtol=0.0, atol=3.0)  # of 255; a flat gray through 4:2:0 at quality 14..20
+
+# Losses and inversion.
+LOSS_ROUNDING = Tolerance(rtol=1e-5, atol=1e-6)  # float32 means over some thousand pixels, summed in another order
+
+# Ops. Errors are root mean squares against float64, as fractions of the float64 result's root mean square.
+FUSED_RATIO = 2.0  # a kernel may err this much more than the plain reference does in the same dtype ...
+FUSED_FLOOR = {  # ... and by this on top: where the reference is exact by luck, a sum in another order still rounds
+    "float64": 1e-14,
+    "float32": 5e-7,
+    "bfloat16": 4e-3,
+}
+SAME_FORMULA = Tolerance(rtol=1e-10, atol=1e-10)  # float64 against another way to write the formula, values of order 10
+OP_GRADIENT = Tolerance(rtol=1e-4, atol=1e-6)  # central differences of step 1e-6 in float64
+COMPILED = Tolerance(rtol=1e-6, atol=1e-6)  # the same kernel called from a compiled graph, gradients of order 1
+AUTOCAST = 0.02  # a float32 op whose convolution autocast runs in bfloat16
+
+# A smooth picture through JPEG of quality 95 with full chroma, worst pixel: the quantization table has steps of up to 12.
+JPEG_LEVELS = 12
+
+# Evaluation.
+FRECHET = 1e-6  # float64 eigenvalues of a covariance of order 1
+
+# Training.
+LENGTH = Tolerance(rtol=1e-4, atol=1e-4)  # codes of order 1 after a shift was moved from one float32 bias to another
+ADAM_ROUNDING = Tolerance(rtol=1e-4, atol=1e-5)  # some steps of 0.1 whose direction is a ratio of two rounded means
+FLOW_PIXELS = Tolerance(rtol=0.0, atol=0.15)  # DIS at a quarter of the resolution, on a texture of 4 pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -42,7 +42,9 @@ class AsyncSession(SessionFacts):
         self._call = stub.Stream(self._requests())
         self._reader = asyncio.create_task(self._read(), name="legato-session")
 
-    async def stream(self, frames: AsyncIterable[Frame | Picture] | Iterable[Frame | Picture]) -> AsyncIterator[Answer]:
+    async def stream(
+        self, frames: AsyncIterable[Frame | Picture] | Iterable[Frame | Picture]
+    ) -> AsyncGenerator[Answer, None]:
         """Sends the frames from a task of its own and yields one answer for each: FrameResult, Dropped or Failed.
 
         As `Session.stream`. A plain iterable is walked in the event loop: it must not block.

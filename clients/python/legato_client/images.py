@@ -76,10 +76,10 @@ def packed(picture: Picture, encoding: Literal["auto", "raw", "jpeg"], max_pixel
         return Image(_format_of(data), data, 0, 0)
     if not isinstance(picture, np.ndarray):
         raise InvalidImage(f"an image is a uint8 array or JPEG or PNG bytes; got {type(picture).__name__}")
-    pixels = rgb(picture)
-    height, width = pixels.shape[:2]
-    if max_pixels and height * width > max_pixels:
+    height, width = (*picture.shape, 0, 0)[:2]
+    if max_pixels and height * width > max_pixels:  # before the work of a conversion
         raise InvalidImage(f"an image has at most {max_pixels} pixels here; got {width}x{height}: scale it down first")
+    pixels = rgb(picture)
     if encoding == "raw" or (encoding == "auto" and height * width <= _RAW_PIXELS):
         return Image("raw", pixels.tobytes(), width, height)
     return Image("jpeg", jpeg(pixels), width, height)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from legato_client import Client, Overloaded, Session
+
 START_SECONDS = 120.0  # a stalled machine, not a slow server
 STOP_SECONDS = 60.0
 
@@ -54,6 +56,18 @@ def serving(model: Path, folder: Path, **settings: object) -> Iterator[Running]:
     finally:
         process.kill()
         process.wait(STOP_SECONDS)
+
+
+def open_soon(client: Client) -> Session:
+    """A session as soon as there is room for it: those that lost their stream are let go one by one."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while True:
+        try:
+            return client.open()
+        except Overloaded:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _facts(process: subprocess.Popen[bytes], ready: Path, log: Path) -> dict[str, str]:

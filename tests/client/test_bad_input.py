@@ -39,6 +39,7 @@ from legato_client import (
 )
 from legato_client.protocol import StreamProtocol
 from legato_pb import inversion_pb2 as pb
+from tests.client.servers import open_soon
 
 Clip = list[NDArray[np.uint8]]
 Violation = Callable[[StreamProtocol], None]
@@ -297,7 +298,7 @@ def test_messages_out_of_place_end_their_stream_with_the_rule(
 def test_a_full_server_refuses_further_sessions_and_says_when_to_come_again(client: Client, clip: Clip) -> None:
     sessions: list[Session] = []
     try:
-        sessions.extend(client.open() for _ in range(8))
+        sessions.extend(open_soon(client) for _ in range(8))
         with pytest.raises(Overloaded, match="all 8 sessions are taken") as refused:
             client.open()
         assert refused.value.retry_seconds is not None

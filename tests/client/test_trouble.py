@@ -28,10 +28,9 @@ from legato_client import (
     Overloaded,
     ServerStopping,
     ServerUnreachable,
-    Session,
     Unavailable,
 )
-from tests.client.servers import Running, serving
+from tests.client.servers import Running, open_soon, serving
 
 Clip = list[NDArray[np.uint8]]
 WAIT_SECONDS = 60.0
@@ -52,18 +51,6 @@ for answer in session.stream(frames):
 def endless(clip: Clip) -> Iterator[NDArray[np.uint8]]:
     while True:
         yield from clip
-
-
-def soon(client: Client) -> Session:
-    """A session as soon as there is room for it."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return client.open()
-        except Overloaded:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def test_a_client_killed_amid_its_frames_leaves_the_others_alone(server: Running, client: Client, clip: Clip) -> None:
@@ -93,7 +80,7 @@ async def test_clients_gone_while_they_open_leave_room_for_others(server: Runnin
             with contextlib.suppress(asyncio.CancelledError, Overloaded):
                 await (await opening).cancel()
     with Client(server.address) as other:
-        sessions = [soon(other) for _ in range(8)]
+        sessions = [open_soon(other) for _ in range(8)]
         for session in sessions:
             session.close()
 

@@ -1,5 +1,5 @@
-// Every op of legato, its shapes and dtypes. The kernels register themselves in cpu/ and cuda/, a file for each op and backend;
-// the public functions, their fakes and autograd live in legato/ops.
+// Every op of legato, its shapes and dtypes. The kernels register themselves in cpu/ and cuda/, a file for each op and
+// backend; the public functions, their fakes and autograd live in legato/ops.
 //
 // T is float32, bfloat16 or float64; A is float64 for float64 and float32 otherwise.
 
@@ -33,6 +33,7 @@ STABLE_TORCH_LIBRARY(legato, m) {
 
 // `import legato._C` loads the library, which runs the registrations; there is nothing else in the module.
 extern "C" PyMODINIT_FUNC PyInit__C(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }

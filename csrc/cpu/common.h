@@ -12,11 +12,11 @@
 
 // A function marked so is compiled for AVX-512, AVX2 and the baseline; the loader takes the best that the machine has.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define LEGATO_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+  #define LEGATO_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define LEGATO_CLONES
+  #define LEGATO_CLONES
 #endif
-#define LEGATO_INLINE __attribute__((always_inline)) inline // so that it becomes part of each clone
+#define LEGATO_INLINE __attribute__((always_inline)) inline  // so that it becomes part of each clone
 
 namespace legato {
 
@@ -42,9 +42,8 @@ auto dispatch(const char* op, ScalarType dtype, const F& f) {
     case ScalarType::Double:
       return f(double{});
     default:
-      STD_TORCH_CHECK(
-          false, op, ": the first argument has to be of dtype Float, BFloat16 or Double on the CPU; got ",
-          torch::headeronly::toString(dtype));
+      STD_TORCH_CHECK(false, op, ": the first argument has to be of dtype Float, BFloat16 or Double on the CPU; got ",
+                      torch::headeronly::toString(dtype));
   }
 }
 
@@ -63,4 +62,4 @@ inline int64_t rows_per_task(int64_t size) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, size));
 }
 
-} // namespace legato
+}  // namespace legato

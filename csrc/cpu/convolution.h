@@ -19,8 +19,8 @@ using torch::stable::Tensor;
 using Shape = std::array<int64_t, 4>;
 
 inline Tensor empty_channels_last(const Shape& shape, const Tensor& like) {
-  return torch::stable::empty(
-      shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt, MemoryFormat::ChannelsLast);
+  return torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              MemoryFormat::ChannelsLast);
 }
 
 inline Tensor channels_last(const Tensor& tensor) {
@@ -31,17 +31,18 @@ inline Tensor channels_last(const Tensor& tensor) {
 inline bool is_channels_last(const Tensor& tensor) {
   const int64_t channels = tensor.size(1), row = tensor.size(3) * channels;
   return tensor.stride(0) == tensor.size(2) * row && tensor.stride(1) == 1 && tensor.stride(2) == row &&
-      tensor.stride(3) == channels;
+         tensor.stride(3) == channels;
 }
 
 // aten::convolution without bias, channels last in and out, in the dtype of the input whatever autocast makes of it.
-inline Tensor convolve(const Tensor& input, const Tensor& weight, int64_t stride, int64_t pad_y, int64_t pad_x, bool transposed) {
+inline Tensor convolve(const Tensor& input, const Tensor& weight, int64_t stride, int64_t pad_y, int64_t pad_x,
+                       bool transposed) {
   using torch::stable::detail::from;
   const std::array<int64_t, 2> strides{stride, stride}, padding{pad_y, pad_x}, dilation{1, 1}, output_padding{0, 0};
   using Ints = torch::headeronly::IntHeaderOnlyArrayRef;
   std::array<StableIValue, 9> stack{
-      from(input), from(weight), from(std::optional<Tensor>()), from(Ints(strides)), from(Ints(padding)),
-      from(Ints(dilation)), from(transposed), from(Ints(output_padding)), from(int64_t{1})};
+      from(input),          from(weight),     from(std::optional<Tensor>()), from(Ints(strides)), from(Ints(padding)),
+      from(Ints(dilation)), from(transposed), from(Ints(output_padding)),    from(int64_t{1})};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   Tensor result = torch::stable::detail::to<Tensor>(stack[0]);
   if (result.scalar_type() != input.scalar_type()) result = torch::stable::to(result, input.scalar_type());
@@ -61,7 +62,8 @@ Tensor select_taps(const Tensor& weight, const std::vector<int64_t>& rows, const
     for (const int64_t y : rows) {
       for (const int64_t x : columns) {
         const T* tap = from + o * by_o + y * by_y + x * by_x;
-        for (int64_t i = 0; i < inputs; ++i) to[i] = tap[i * by_i];
+        for (int64_t i = 0; i < inputs; ++i)
+          to[i] = tap[i * by_i];
         to += inputs;
       }
     }
@@ -94,11 +96,12 @@ Tensor transpose_weight(const Tensor& weight) {
     for (int64_t tap = 0; tap < 9; ++tap) {
       for (int64_t o = 0; o < outputs; ++o) {
         const T* row = from + o * by_o + tap / 3 * by_y + tap % 3 * by_x;
-        for (int64_t i = first; i < last; ++i) to[(i * 9 + tap) * outputs + o] = row[i * by_i];
+        for (int64_t i = first; i < last; ++i)
+          to[(i * 9 + tap) * outputs + o] = row[i * by_i];
       }
     }
   }
   return result;
 }
 
-} // namespace legato
+}  // namespace legato

@@ -32,9 +32,8 @@ struct Sizes {
 void check(const char* argument, const Tensor& image, const Tensor& flow) {
   const Checker check{"flow_warp", image};
   check.shape(argument, image, {kAny, kAny, kAny, kAny}, "[B,C,H,W]");
-  check.tensor(
-      "flow", flow, {image.size(0), 2, image.size(2), image.size(3)}, "[B,2,H,W]",
-      accumulator_dtype(image.scalar_type()));
+  check.tensor("flow", flow, {image.size(0), 2, image.size(2), image.size(3)}, "[B,2,H,W]",
+               accumulator_dtype(image.scalar_type()));
 }
 
 // Where pixel (x, y) of a sample reads its image. flow: [2, H, W] of the sample.
@@ -100,7 +99,8 @@ Tensor scatter(const Tensor& grad_in, const Tensor& flow_in) {
         bottom[at.x.upper] += below * at.x.fraction;
       }
       T* target = mutable_data<T>(result) + i * size.pixels();
-      for (int64_t p = 0; p < size.pixels(); ++p) target[p] = static_cast<T>(plane[p]);
+      for (int64_t p = 0; p < size.pixels(); ++p)
+        target[p] = static_cast<T>(plane[p]);
     }
   });
   return result;
@@ -146,23 +146,20 @@ std::tuple<Tensor, Tensor> forward(Tensor image, Tensor flow) {
 
 Tensor backward_image(Tensor grad_warped, Tensor flow) {
   check("grad_warped", grad_warped, flow);
-  return dispatch("flow_warp", grad_warped.scalar_type(), [&](auto type) {
-    return scatter<decltype(type)>(grad_warped, flow);
-  });
+  return dispatch("flow_warp", grad_warped.scalar_type(),
+                  [&](auto type) { return scatter<decltype(type)>(grad_warped, flow); });
 }
 
 Tensor backward_flow(Tensor grad_warped, Tensor image, Tensor flow) {
   check("image", image, flow);
   const Checker checker{"flow_warp", image};
-  checker.tensor(
-      "grad_warped", grad_warped, {image.size(0), image.size(1), image.size(2), image.size(3)}, "[B,C,H,W]",
-      image.scalar_type());
-  return dispatch("flow_warp", image.scalar_type(), [&](auto type) {
-    return slope<decltype(type)>(grad_warped, image, flow);
-  });
+  checker.tensor("grad_warped", grad_warped, {image.size(0), image.size(1), image.size(2), image.size(3)}, "[B,C,H,W]",
+                 image.scalar_type());
+  return dispatch("flow_warp", image.scalar_type(),
+                  [&](auto type) { return slope<decltype(type)>(grad_warped, image, flow); });
 }
 
-} // namespace
+}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(legato, CPU, m) {
   m.impl("flow_warp", TORCH_BOX(&forward));
@@ -170,4 +167,4 @@ STABLE_TORCH_LIBRARY_IMPL(legato, CPU, m) {
   m.impl("flow_warp_backward_flow", TORCH_BOX(&backward_flow));
 }
 
-} // namespace legato
+}  // namespace legato

@@ -1,8 +1,9 @@
 // modulated_conv2d on the CPU: a pass that scales the input, oneDNN's convolution, a pass that does all the rest.
 //
-// Everything runs channels last, so that one pixel is a contiguous row of channels and every pass is a loop over channels.
-// The upsampling convolution is four small ones, one for each parity of the output's row and column, 9 taps in all; the final
-// pass filters across them. Sums over pixels go row by row into a buffer, so results do not depend on the number of threads.
+// Everything runs channels last, so that one pixel is a contiguous row of channels and every pass is a loop over
+// channels. The upsampling convolution is four small ones, one for each parity of the output's row and column, 9 taps
+// in all; the final pass filters across them. Sums over pixels go row by row into a buffer, so results do not depend on
+// the number of threads.
 
 #include "check.h"
 #include "cpu/common.h"
@@ -43,13 +44,12 @@ struct Arguments {
     STD_TORCH_CHECK(gain > 0 && std::isfinite(gain), op, ": gain has to be positive and finite; got ", gain);
     STD_TORCH_CHECK(!clamp || *clamp > 0, op, ": clamp has to be None or positive; got ", clamp.value_or(0));
     check.shape("x", x, {kAny, kAny, kAny, kAny}, "[B,I,H,W]");
-    STD_TORCH_CHECK(
-        inputs() > 0 && x.size(2) > 0 && x.size(3) > 0, op, ": x has to have at least one channel and pixel");
+    STD_TORCH_CHECK(inputs() > 0 && x.size(2) > 0 && x.size(3) > 0, op,
+                    ": x has to have at least one channel and pixel");
     check.tensor("weight", weight, {kAny, inputs(), kAny, kAny}, "[O,I,k,k]", dtype);
     const int64_t taps = weight.size(2);
-    STD_TORCH_CHECK(
-        outputs() > 0 && taps == weight.size(3) && (taps == 3 || (taps == 1 && up == 1)),
-        op, ": weight has to have 3x3 taps, or 1x1 when up is 1; got ", taps, "x", weight.size(3));
+    STD_TORCH_CHECK(outputs() > 0 && taps == weight.size(3) && (taps == 3 || (taps == 1 && up == 1)), op,
+                    ": weight has to have 3x3 taps, or 1x1 when up is 1; got ", taps, "x", weight.size(3));
     check.tensor("styles", styles, {batch(), inputs()}, "[B,I]", precise);
     check.tensor("q", q, {outputs(), inputs()}, "[O,I]", precise);
     check.tensor("bias", bias, {outputs()}, "[O]", dtype);
@@ -60,7 +60,7 @@ struct Arguments {
   int64_t batch() const { return x.size(0); }
   int64_t inputs() const { return x.size(1); }
   int64_t outputs() const { return weight.size(0); }
-  int64_t height() const { return x.size(2) * up; } // of the output
+  int64_t height() const { return x.size(2) * up; }  // of the output
   int64_t width() const { return x.size(3) * up; }
   bool is_rgb() const { return outputs() == kColors && weight.size(2) == 1; }
   Shape output_shape() const { return {batch(), outputs(), height(), width()}; }
@@ -71,18 +71,17 @@ template <typename T>
 struct Epilogue {
   using A = Accumulator<T>;
   int64_t outputs;
-  std::vector<A> scale; // [B, O], the demodulation
-  std::vector<A> bias; // [O]
-  std::optional<Tensor> noise; // contiguous
+  std::vector<A> scale;         // [B, O], the demodulation
+  std::vector<A> bias;          // [O]
+  std::optional<Tensor> noise;  // contiguous
   Activation<A> activation;
 
   explicit Epilogue(const Arguments& a)
       : outputs(a.outputs()),
         scale(a.batch() * a.outputs(), A(1)),
         bias(a.outputs(), A(0)),
-        activation{
-            static_cast<A>(a.slope), static_cast<A>(a.gain),
-            static_cast<A>(a.clamp.value_or(std::numeric_limits<double>::infinity()))} {
+        activation{static_cast<A>(a.slope), static_cast<A>(a.gain),
+                   static_cast<A>(a.clamp.value_or(std::numeric_limits<double>::infinity()))} {
     if (a.noise) noise = torch::stable::contiguous(*a.noise);
     if (a.bias) {
       const Tensor values = torch::stable::contiguous(*a.bias);
@@ -92,7 +91,8 @@ struct Epilogue {
       const Tensor styles = torch::stable::contiguous(a.styles), q = torch::stable::contiguous(*a.q);
       const int64_t inputs = a.inputs();
       std::vector<A> squares(data<A>(styles), data<A>(styles) + a.batch() * inputs);
-      for (A& value : squares) value *= value;
+      for (A& value : squares)
+        value *= value;
       parallel_for(0, a.batch() * outputs, rows_per_task(inputs), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const A sum = weigh(squares.data() + i / outputs * inputs, data<A>(q) + i % outputs * inputs, inputs);
@@ -141,12 +141,12 @@ Tensor forward_rgb(const Arguments& a, const Epilogue<T>& epilogue) {
       const int64_t sample = row / height;
       const A* s = data<A>(styles) + sample * inputs;
       for (int64_t o = 0; o < kColors; ++o) {
-        for (int64_t i = 0; i < inputs; ++i) styled[o * inputs + i] = weight[o * inputs + i] * s[i];
+        for (int64_t i = 0; i < inputs; ++i)
+          styled[o * inputs + i] = weight[o * inputs + i] * s[i];
       }
-      project_row(
-          mutable_data<T>(y) + row * width * kColors, data<T>(x) + row * width * inputs, styled.data(),
-          epilogue.scale_of(sample), epilogue.bias.data(), epilogue.noise_row(sample, row % height, height, width),
-          epilogue.activation, width, inputs);
+      project_row(mutable_data<T>(y) + row * width * kColors, data<T>(x) + row * width * inputs, styled.data(),
+                  epilogue.scale_of(sample), epilogue.bias.data(),
+                  epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, inputs);
     }
   });
   return y;
@@ -160,15 +160,15 @@ Tensor forward_same(const Arguments& a, const Tensor& scaled, const Epilogue<T>&
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / height, at = row * width * channels;
-      finish_row(
-          mutable_data<T>(y) + at, data<T>(t) + at, epilogue.scale_of(sample), epilogue.bias.data(),
-          epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, channels);
+      finish_row(mutable_data<T>(y) + at, data<T>(t) + at, epilogue.scale_of(sample), epilogue.bias.data(),
+                 epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, channels);
     }
   });
   return y;
 }
 
-// The transposed convolution of stride 2 has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1]; columns alike.
+// The transposed convolution of stride 2 has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1];
+// columns alike.
 template <typename T>
 Tensor forward_up(const Arguments& a, const Tensor& scaled, const Epilogue<T>& epilogue) {
   using A = Accumulator<T>;
@@ -176,10 +176,10 @@ Tensor forward_up(const Arguments& a, const Tensor& scaled, const Epilogue<T>& e
   const int64_t height = a.height(), width = a.width();
   const std::vector<int64_t> even{2, 0}, odd{1};
   const std::array<Tensor, 4> phases{
-      convolve(scaled, select_taps<T>(a.weight, even, even), 1, 1, 1, false), // [B,O,H+1,W+1]
-      convolve(scaled, select_taps<T>(a.weight, even, odd), 1, 1, 0, false), // [B,O,H+1,W]
-      convolve(scaled, select_taps<T>(a.weight, odd, even), 1, 0, 1, false), // [B,O,H,W+1]
-      convolve(scaled, select_taps<T>(a.weight, odd, odd), 1, 0, 0, false)}; // [B,O,H,W]
+      convolve(scaled, select_taps<T>(a.weight, even, even), 1, 1, 1, false),  // [B,O,H+1,W+1]
+      convolve(scaled, select_taps<T>(a.weight, even, odd), 1, 1, 0, false),   // [B,O,H+1,W]
+      convolve(scaled, select_taps<T>(a.weight, odd, even), 1, 0, 1, false),   // [B,O,H,W+1]
+      convolve(scaled, select_taps<T>(a.weight, odd, odd), 1, 0, 0, false)};   // [B,O,H,W]
   const Tensor y = empty_channels_last(a.output_shape(), a.x);
   const std::vector<T> zeros((columns_in + 1) * channels, T(0.0f));
 
@@ -190,34 +190,24 @@ Tensor forward_up(const Arguments& a, const Tensor& scaled, const Epilogue<T>& e
     return data<T>(phases[2 * odd_row + odd_columns]) + (sample * rows + row / 2) * columns * channels;
   };
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
-    std::vector<A> filtered((width + 3) * channels, A(0)); // columns -1 .. 2W+1; the first and the last stay 0
+    std::vector<A> filtered((width + 3) * channels, A(0));  // columns -1 .. 2W+1; the first and the last stay 0
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / height, row = i % height;
       for (int64_t parity = 0; parity < 2; ++parity) {
-        filter_rows(
-            filtered.data() + (1 + parity) * channels, phase_row(sample, row - 1, parity),
-            phase_row(sample, row, parity), phase_row(sample, row + 1, parity), phase_row(sample, row + 2, parity),
-            columns_in + 1 - parity, channels, 2 * channels);
+        filter_rows(filtered.data() + (1 + parity) * channels, phase_row(sample, row - 1, parity),
+                    phase_row(sample, row, parity), phase_row(sample, row + 1, parity),
+                    phase_row(sample, row + 2, parity), columns_in + 1 - parity, channels, 2 * channels);
       }
-      finish_filtered_row(
-          mutable_data<T>(y) + i * width * channels, filtered.data(), epilogue.scale_of(sample),
-          epilogue.bias.data(), epilogue.noise_row(sample, row, height, width), epilogue.activation, width, channels);
+      finish_filtered_row(mutable_data<T>(y) + i * width * channels, filtered.data(), epilogue.scale_of(sample),
+                          epilogue.bias.data(), epilogue.noise_row(sample, row, height, width), epilogue.activation,
+                          width, channels);
     }
   });
   return y;
 }
 
-Tensor forward(
-    Tensor x,
-    Tensor weight,
-    Tensor styles,
-    std::optional<Tensor> q,
-    std::optional<Tensor> noise,
-    std::optional<Tensor> bias,
-    int64_t up,
-    double slope,
-    double gain,
-    std::optional<double> clamp) {
+Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, std::optional<Tensor> noise,
+               std::optional<Tensor> bias, int64_t up, double slope, double gain, std::optional<double> clamp) {
   const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
   a.check();
   if (a.batch() == 0) return empty_channels_last(a.output_shape(), x);
@@ -236,7 +226,8 @@ std::vector<A> sum_rows(const std::vector<A>& sums, int64_t batch, int64_t rows,
   std::vector<double> totals(batch * channels, 0.0);
   for (int64_t row = 0; row < batch * rows; ++row) {
     double* total = totals.data() + row / rows * channels;
-    for (int64_t c = 0; c < channels; ++c) total[c] += sums[row * channels + c];
+    for (int64_t c = 0; c < channels; ++c)
+      total[c] += sums[row * channels + c];
   }
   return std::vector<A>(totals.begin(), totals.end());
 }
@@ -253,12 +244,11 @@ Tensor filter_adjoint(const Tensor& grad) {
     return outside ? zeros.data() : data<T>(grad) + (sample * height + row) * width * channels;
   };
   parallel_for(0, batch * (height + 1), rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
-    std::vector<A> filtered((width + 4) * channels, A(0)); // columns -2 .. 2W+1; two on either side stay 0
+    std::vector<A> filtered((width + 4) * channels, A(0));  // columns -2 .. 2W+1; two on either side stay 0
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / (height + 1), row = i % (height + 1);
-      filter_rows(
-          filtered.data() + 2 * channels, source(sample, row - 2), source(sample, row - 1), source(sample, row),
-          source(sample, row + 1), width, channels, channels);
+      filter_rows(filtered.data() + 2 * channels, source(sample, row - 2), source(sample, row - 1), source(sample, row),
+                  source(sample, row + 1), width, channels, channels);
       filter_columns(mutable_data<T>(result) + i * (width + 1) * channels, filtered.data(), width + 1, channels);
     }
   });
@@ -266,8 +256,8 @@ Tensor filter_adjoint(const Tensor& grad) {
 }
 
 // The gradients, with g = grad_y * activation'(y) * d and h the adjoint of the convolution applied to g:
-// grad_x = h * s;  grad_s = sum_p h x - s * ((grad_d * d^3) @ Q),  grad_d = sum_p grad_y * activation'(y) * conv(x * s),
-// where conv(x * s) is (activation^-1(y) - noise - bias) / d: nothing but y has to be kept.
+// grad_x = h * s;  grad_s = sum_p h x - s * ((grad_d * d^3) @ Q),  grad_d = sum_p grad_y * activation'(y) * conv(x *
+// s), where conv(x * s) is (activation^-1(y) - noise - bias) / d: nothing but y has to be kept.
 template <typename T>
 std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y) {
   using A = Accumulator<T>;
@@ -281,17 +271,16 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
   parallel_for(0, batch * height, rows_per_task(width * outputs), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / height, at = row * width * outputs;
-      differentiate_row(
-          mutable_data<T>(g) + at, row_sums.data() + row * outputs, data<T>(incoming) + at, data<T>(kept) + at,
-          epilogue.scale_of(sample), epilogue.bias.data(), epilogue.noise_row(sample, row % height, height, width),
-          epilogue.activation, width, outputs);
+      differentiate_row(mutable_data<T>(g) + at, row_sums.data() + row * outputs, data<T>(incoming) + at,
+                        data<T>(kept) + at, epilogue.scale_of(sample), epilogue.bias.data(),
+                        epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, outputs);
     }
   });
-  const std::vector<A> scale_sums = sum_rows(row_sums, batch, height, outputs); // grad_d * d
+  const std::vector<A> scale_sums = sum_rows(row_sums, batch, height, outputs);  // grad_d * d
 
   Tensor h;
   if (a.is_rgb()) {
-    h = empty_channels_last({batch, inputs, a.x.size(2), a.x.size(3)}, a.x); // computed with grad_x
+    h = empty_channels_last({batch, inputs, a.x.size(2), a.x.size(3)}, a.x);  // computed with grad_x
   } else if (a.up == 1) {
     const int64_t pad = a.weight.size(2) / 2;
     h = convolve(g, a.weight, 1, pad, pad, true);
@@ -308,14 +297,13 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * columns * inputs;
       if (a.is_rgb()) {
-        unproject_row(
-            mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(g) + row * columns * kColors,
-            data<T>(x) + at, rgb_weight.data(), data<A>(styles) + row / rows * inputs, columns, inputs);
+        unproject_row(mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs,
+                      data<T>(g) + row * columns * kColors, data<T>(x) + at, rgb_weight.data(),
+                      data<A>(styles) + row / rows * inputs, columns, inputs);
         continue;
       }
-      unscale_row(
-          mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(h) + at, data<T>(x) + at,
-          data<A>(styles) + row / rows * inputs, columns, inputs);
+      unscale_row(mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(h) + at, data<T>(x) + at,
+                  data<A>(styles) + row / rows * inputs, columns, inputs);
     }
   });
   const std::vector<A> direct = sum_rows(row_sums, batch, rows, inputs);
@@ -332,26 +320,17 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
           const A weight = scale_sums[b * outputs + o] * scale[o] * scale[o];
           add_scaled(energy_gradient.data(), data<A>(q) + o * inputs, weight, inputs);
         }
-        for (int64_t i = 0; i < inputs; ++i) out[b * inputs + i] -= data<A>(styles)[b * inputs + i] * energy_gradient[i];
+        for (int64_t i = 0; i < inputs; ++i)
+          out[b * inputs + i] -= data<A>(styles)[b * inputs + i] * energy_gradient[i];
       }
     });
   }
   return {grad_x, grad_styles};
 }
 
-std::tuple<Tensor, Tensor> backward(
-    Tensor grad_y,
-    Tensor y,
-    Tensor x,
-    Tensor weight,
-    Tensor styles,
-    std::optional<Tensor> q,
-    std::optional<Tensor> noise,
-    std::optional<Tensor> bias,
-    int64_t up,
-    double slope,
-    double gain,
-    std::optional<double> clamp) {
+std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor weight, Tensor styles,
+                                    std::optional<Tensor> q, std::optional<Tensor> noise, std::optional<Tensor> bias,
+                                    int64_t up, double slope, double gain, std::optional<double> clamp) {
   const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
   a.check();
   const Shape shape = a.output_shape();
@@ -362,16 +341,15 @@ std::tuple<Tensor, Tensor> backward(
   if (a.batch() == 0) {
     return {empty_channels_last({0, x.size(1), x.size(2), x.size(3)}, x), torch::stable::empty_like(styles)};
   }
-  return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
-    return differentiate<decltype(type)>(a, grad_y, y);
-  });
+  return dispatch("modulated_conv2d", x.scalar_type(),
+                  [&](auto type) { return differentiate<decltype(type)>(a, grad_y, y); });
 }
 
-} // namespace
+}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(legato, CPU, m) {
   m.impl("modulated_conv2d", TORCH_BOX(&forward));
   m.impl("modulated_conv2d_backward", TORCH_BOX(&backward));
 }
 
-} // namespace legato
+}  // namespace legato

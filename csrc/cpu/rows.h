@@ -12,12 +12,10 @@ namespace legato {
 
 // out = x * scale
 template <typename T, typename A>
-LEGATO_CLONES void scale_row(
-    T* __restrict__ out, // [pixels, channels]
-    const T* __restrict__ x, // [pixels, channels]
-    const A* __restrict__ scale, // [channels]
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void scale_row(T* __restrict__ out,          // [pixels, channels]
+                             const T* __restrict__ x,      // [pixels, channels]
+                             const A* __restrict__ scale,  // [channels]
+                             int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     for (int64_t c = 0; c < channels; ++c) {
       out[p * channels + c] = static_cast<T>(static_cast<A>(x[p * channels + c]) * scale[c]);
@@ -27,15 +25,12 @@ LEGATO_CLONES void scale_row(
 
 // y = activation(t * scale + noise + bias); t and y may be the same
 template <typename T, typename A>
-LEGATO_CLONES void finish_row(
-    T* y, // [pixels, channels]
-    const T* t, // [pixels, channels]
-    const A* __restrict__ scale, // [channels]
-    const A* __restrict__ bias, // [channels]
-    const T* __restrict__ noise, // [pixels] or null
-    Activation<A> activation,
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void finish_row(T* y,                         // [pixels, channels]
+                              const T* t,                   // [pixels, channels]
+                              const A* __restrict__ scale,  // [channels]
+                              const A* __restrict__ bias,   // [channels]
+                              const T* __restrict__ noise,  // [pixels] or null
+                              Activation<A> activation, int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     const A n = noise ? static_cast<A>(noise[p]) : A(0);
     const int64_t at = p * channels;
@@ -48,15 +43,12 @@ LEGATO_CLONES void finish_row(
 
 // The same, of a row that is still to be filtered across columns; `filtered` begins one column before the first.
 template <typename T, typename A>
-LEGATO_CLONES void finish_filtered_row(
-    T* __restrict__ y, // [pixels, channels]
-    const A* __restrict__ filtered, // [pixels + 3, channels]
-    const A* __restrict__ scale, // [channels]
-    const A* __restrict__ bias, // [channels]
-    const T* __restrict__ noise, // [pixels] or null
-    Activation<A> activation,
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void finish_filtered_row(T* __restrict__ y,               // [pixels, channels]
+                                       const A* __restrict__ filtered,  // [pixels + 3, channels]
+                                       const A* __restrict__ scale,     // [channels]
+                                       const A* __restrict__ bias,      // [channels]
+                                       const T* __restrict__ noise,     // [pixels] or null
+                                       Activation<A> activation, int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     const A n = noise ? static_cast<A>(noise[p]) : A(0);
     const A* v = filtered + p * channels;
@@ -69,31 +61,24 @@ LEGATO_CLONES void finish_filtered_row(
 
 // out = the filter across four rows, its pixels `step` values apart
 template <typename T, typename A>
-LEGATO_CLONES void filter_rows(
-    A* __restrict__ out, // [pixels, step]
-    const T* __restrict__ a, // [pixels, channels], as b, c, d
-    const T* __restrict__ b,
-    const T* __restrict__ c,
-    const T* __restrict__ d,
-    int64_t pixels,
-    int64_t channels,
-    int64_t step) {
+LEGATO_CLONES void filter_rows(A* __restrict__ out,      // [pixels, step]
+                               const T* __restrict__ a,  // [pixels, channels], as b, c, d
+                               const T* __restrict__ b, const T* __restrict__ c, const T* __restrict__ d,
+                               int64_t pixels, int64_t channels, int64_t step) {
   for (int64_t p = 0; p < pixels; ++p) {
     const int64_t at = p * channels;
     for (int64_t i = 0; i < channels; ++i) {
-      out[p * step + i] = low_pass(
-          static_cast<A>(a[at + i]), static_cast<A>(b[at + i]), static_cast<A>(c[at + i]), static_cast<A>(d[at + i]));
+      out[p * step + i] = low_pass(static_cast<A>(a[at + i]), static_cast<A>(b[at + i]), static_cast<A>(c[at + i]),
+                                   static_cast<A>(d[at + i]));
     }
   }
 }
 
 // out = the filter across four columns
 template <typename T, typename A>
-LEGATO_CLONES void filter_columns(
-    T* __restrict__ out, // [pixels, channels]
-    const A* __restrict__ row, // [pixels + 3, channels]
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void filter_columns(T* __restrict__ out,        // [pixels, channels]
+                                  const A* __restrict__ row,  // [pixels + 3, channels]
+                                  int64_t pixels, int64_t channels) {
   for (int64_t i = 0; i < pixels * channels; ++i) {
     out[i] = static_cast<T>(low_pass(row[i], row[i + channels], row[i + 2 * channels], row[i + 3 * channels]));
   }
@@ -101,17 +86,14 @@ LEGATO_CLONES void filter_columns(
 
 // grad_t = grad_y * activation' * scale; sum += the gradient to the logarithm of scale
 template <typename T, typename A>
-LEGATO_CLONES void differentiate_row(
-    T* __restrict__ grad_t, // [pixels, channels]
-    A* __restrict__ sum, // [channels]
-    const T* __restrict__ grad_y, // [pixels, channels]
-    const T* __restrict__ y, // [pixels, channels]
-    const A* __restrict__ scale, // [channels]
-    const A* __restrict__ bias, // [channels]
-    const T* __restrict__ noise, // [pixels] or null
-    Activation<A> activation,
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void differentiate_row(T* __restrict__ grad_t,        // [pixels, channels]
+                                     A* __restrict__ sum,           // [channels]
+                                     const T* __restrict__ grad_y,  // [pixels, channels]
+                                     const T* __restrict__ y,       // [pixels, channels]
+                                     const A* __restrict__ scale,   // [channels]
+                                     const A* __restrict__ bias,    // [channels]
+                                     const T* __restrict__ noise,   // [pixels] or null
+                                     Activation<A> activation, int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     const A n = noise ? static_cast<A>(noise[p]) : A(0);
     for (int64_t c = 0; c < channels; ++c) {
@@ -125,14 +107,12 @@ LEGATO_CLONES void differentiate_row(
 
 // grad_x = h * styles; sum += h * x; h and grad_x may be the same
 template <typename T, typename A>
-LEGATO_CLONES void unscale_row(
-    T* grad_x, // [pixels, channels]
-    A* __restrict__ sum, // [channels]
-    const T* h, // [pixels, channels]
-    const T* __restrict__ x, // [pixels, channels]
-    const A* __restrict__ styles, // [channels]
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void unscale_row(T* grad_x,                     // [pixels, channels]
+                               A* __restrict__ sum,           // [channels]
+                               const T* h,                    // [pixels, channels]
+                               const T* __restrict__ x,       // [pixels, channels]
+                               const A* __restrict__ styles,  // [channels]
+                               int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
 #pragma GCC ivdep
     for (int64_t c = 0; c < channels; ++c) {
@@ -154,7 +134,8 @@ struct Lanes {
   template <typename T>
   LEGATO_INLINE void add(const T* x, const A* weight) {
     Vector value, factor;
-    for (int64_t k = 0; k < kLanes; ++k) value[k] = static_cast<A>(x[k]);
+    for (int64_t k = 0; k < kLanes; ++k)
+      value[k] = static_cast<A>(x[k]);
     std::memcpy(&factor, weight, sizeof(factor));
     sums += value * factor;
   }
@@ -170,9 +151,11 @@ template <typename A>
 LEGATO_CLONES A weigh(const A* __restrict__ squares, const A* __restrict__ q, int64_t channels) {
   Lanes<A> lanes;
   int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) lanes.add(squares + c, q + c);
+  for (; c + kLanes <= channels; c += kLanes)
+    lanes.add(squares + c, q + c);
   A rest = 0;
-  for (; c < channels; ++c) rest += squares[c] * q[c];
+  for (; c < channels; ++c)
+    rest += squares[c] * q[c];
   return lanes.total() + rest;
 }
 
@@ -180,16 +163,13 @@ constexpr int64_t kColors = 3;
 
 // y = activation(weight x * scale + noise + bias), a 1x1 convolution to three channels
 template <typename T, typename A>
-LEGATO_CLONES void project_row(
-    T* __restrict__ y, // [pixels, 3]
-    const T* __restrict__ x, // [pixels, channels]
-    const A* __restrict__ weight, // [3, channels]
-    const A* __restrict__ scale, // [3]
-    const A* __restrict__ bias, // [3]
-    const T* __restrict__ noise, // [pixels] or null
-    Activation<A> activation,
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void project_row(T* __restrict__ y,             // [pixels, 3]
+                               const T* __restrict__ x,       // [pixels, channels]
+                               const A* __restrict__ weight,  // [3, channels]
+                               const A* __restrict__ scale,   // [3]
+                               const A* __restrict__ bias,    // [3]
+                               const T* __restrict__ noise,   // [pixels] or null
+                               Activation<A> activation, int64_t pixels, int64_t channels) {
   const A *red = weight, *green = weight + channels, *blue = weight + 2 * channels;
   for (int64_t p = 0; p < pixels; ++p) {
     const T* pixel = x + p * channels;
@@ -216,15 +196,13 @@ LEGATO_CLONES void project_row(
 
 // Its adjoint: h = weight^T grad_t; grad_x = h * styles; sum += h * x
 template <typename T, typename A>
-LEGATO_CLONES void unproject_row(
-    T* __restrict__ grad_x, // [pixels, channels]
-    A* __restrict__ sum, // [channels]
-    const T* __restrict__ grad_t, // [pixels, 3]
-    const T* __restrict__ x, // [pixels, channels]
-    const A* __restrict__ weight, // [3, channels]
-    const A* __restrict__ styles, // [channels]
-    int64_t pixels,
-    int64_t channels) {
+LEGATO_CLONES void unproject_row(T* __restrict__ grad_x,        // [pixels, channels]
+                                 A* __restrict__ sum,           // [channels]
+                                 const T* __restrict__ grad_t,  // [pixels, 3]
+                                 const T* __restrict__ x,       // [pixels, channels]
+                                 const A* __restrict__ weight,  // [3, channels]
+                                 const A* __restrict__ styles,  // [channels]
+                                 int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     const T* grad = grad_t + p * kColors;
     const A red = static_cast<A>(grad[0]), green = static_cast<A>(grad[1]), blue = static_cast<A>(grad[2]);
@@ -239,7 +217,8 @@ LEGATO_CLONES void unproject_row(
 // out += x * weight
 template <typename A>
 LEGATO_CLONES void add_scaled(A* __restrict__ out, const A* __restrict__ x, A weight, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) out[i] += x[i] * weight;
+  for (int64_t i = 0; i < size; ++i)
+    out[i] += x[i] * weight;
 }
 
-} // namespace legato
+}  // namespace legato

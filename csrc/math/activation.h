@@ -1,11 +1,13 @@
-// The activation at the end of a modulated convolution, its derivative and its inverse, the last two from the output alone.
+// The activation at the end of a modulated convolution, its derivative and its inverse, the last two from the output
+// alone.
 #pragma once
 
 #include <torch/headeronly/macros/Macros.h>
 
 namespace legato {
 
-// y = clamp(gain * lrelu(v, slope), -bound, bound); 0 <= slope <= 1, gain > 0, bound > 0 (infinity: no clamp). NaN stays NaN.
+// y = clamp(gain * lrelu(v, slope), -bound, bound); 0 <= slope <= 1, gain > 0, bound > 0 (infinity: no clamp). NaN
+// stays NaN.
 template <typename A>
 struct Activation {
   A slope;
@@ -15,7 +17,7 @@ struct Activation {
   // Each choice is a single max or min instruction that gives its second operand, here the NaN, when it cannot compare.
   C10_HOST_DEVICE A operator()(A v) const {
     const A below = v * slope;
-    const A y = (below > v ? below : v) * gain; // slope <= 1: the larger one is v above 0 and slope * v below
+    const A y = (below > v ? below : v) * gain;  // slope <= 1: the larger one is v above 0 and slope * v below
     const A capped = bound < y ? bound : y;
     return -bound > capped ? -bound : capped;
   }
@@ -33,4 +35,4 @@ struct Activation {
   }
 };
 
-} // namespace legato
+}  // namespace legato

@@ -13,14 +13,14 @@ struct Taps {
   int64_t lower;
   int64_t upper;
   A fraction;
-  bool inside; // position within [0, size - 1]; false for NaN, which samples pixel 0
+  bool inside;  // position within [0, size - 1]; false for NaN, which samples pixel 0
 };
 
 template <typename A>
 C10_HOST_DEVICE inline Taps<A> split(A position, int64_t size) {
   const A last = static_cast<A>(size - 1);
   const A clamped = position > A(0) ? (position < last ? position : last) : A(0);
-  const int64_t lower = static_cast<int64_t>(clamped); // floor, as clamped >= 0
+  const int64_t lower = static_cast<int64_t>(clamped);  // floor, as clamped >= 0
   const int64_t upper = lower + 1 < size ? lower + 1 : lower;
   return {lower, upper, clamped - static_cast<A>(lower), position >= A(0) && position <= last};
 }
@@ -30,4 +30,4 @@ C10_HOST_DEVICE inline A mix(A a, A b, A fraction) {
   return a + fraction * (b - a);
 }
 
-} // namespace legato
+}  // namespace legato

@@ -1,4 +1,5 @@
-// The low-pass filter of StyleGAN2's upsampling: [1,3,3,1] / 8 on each axis, with the gain 2 that inserted zeros call for.
+// The low-pass filter of StyleGAN2's upsampling: [1,3,3,1] / 8 on each axis, with the gain 2 that inserted zeros call
+// for.
 #pragma once
 
 #include <torch/headeronly/macros/Macros.h>
@@ -11,4 +12,4 @@ C10_HOST_DEVICE inline A low_pass(A a, A b, A c, A d) {
   return A(0.25) * (a + d) + A(0.75) * (b + c);
 }
 
-} // namespace legato
+}  // namespace legato

@@ -33,13 +33,17 @@ def require(op: str, tensor: Tensor) -> None:
         raise TypeError(f"{op}: the first argument has to be float32, bfloat16 or float64; got {tensor.dtype}")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
 def has_kernel(op: str, kind: str) -> bool:
     """Whether `op` runs on devices of this kind, "meta" among them. Raises BackendUnavailable without the extension."""
     with _loading:
         if not _backends:
             _load(op)
     return kind in _backends[op]
+
+
+# Compiled graphs take the answer as a constant. This is all that torch.compiler.assume_constant_result does, but that
+# would import torch._dynamo, a second of start-up for those who compile nothing.
+has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load(op: str) -> None:

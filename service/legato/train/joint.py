@@ -10,11 +10,9 @@ al. 2021, eq. 4). The loss starts at 16 px and doubles (the skip branch of the s
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +22,15 @@ from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.generator import Generator, GeneratorConfig
 from legato.synthetic.dataset import Heads
+from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
-from legato.train.state import Ema, Log, load_checkpoint, save_checkpoint, write_grid
+from legato.train.state import Ema
+from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, set_rate
 
-R1_GAMMA, R1_INTERVAL, R1_BATCH = 1.0, 16, 8
+R1_GAMMA = 1.0
 SINGLE_W_SHARE = 0.25
+SHEET = 12
+HELD_OUT = 128  # images that figures are measured on, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,126 +68,105 @@ class JointConfig:
     ema_images: float = 5_000
     checkpoint_seconds: float = 240
     warmup_discriminator_images: int = 2_000
+    precision: Precision = "bfloat16"
 
 
-class JointTraining:
-    """One training run in a folder: checkpoint.pt, log.jsonl, samples.png; started again it goes on."""
+class JointTraining(Training):
+    """One joint training in a folder; `read` gives the images and may give more of them later."""
 
     def __init__(
         self, config: JointConfig, folder: Path, read: Callable[[], Heads], evaluation: Heads, device: str = "cpu"
     ) -> None:
-        torch.manual_seed(config.seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config, self.folder, self.device = config, folder, torch.device(device)
-        self.read, self.heads, self.evaluation = read, read(), evaluation
-        half = torch.bfloat16
+        super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
+        self.config, self.read, self.heads, self.evaluation = config, read, read(), evaluation
+        dtype = dtype_of(config.precision)
 
         def make() -> tuple[Generator, Encoder]:
-            generator = Generator(config.generator, autocast_dtype=half).to(device)
-            return generator, Encoder(config.encoder, autocast_dtype=half).to(device)
+            generator = Generator(config.generator, autocast_dtype=dtype).to(device)
+            return generator, Encoder(config.encoder, autocast_dtype=dtype).to(device)
 
         self.generator, self.encoder = make()
         narrow = GeneratorConfig(**{**asdict(config.generator), "channel_base": config.discriminator_base})
-        self.discriminator = Discriminator(narrow, autocast_dtype=half).to(device)
+        self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(device)
         averages = make()
         self.emas = [
             Ema(n, a, config.ema_images) for n, a in zip((self.generator, self.encoder), averages, strict=True)
         ]
         self.average_generator, self.average_encoder = averages
-        self.images, self.phase, self.phase_images, self.steps = 0, 0, 0, 0
-        self.random = torch.Generator().manual_seed(config.seed)
-        self.log = Log(folder)
+        self.phase, self.phase_images = 0, 0
         self._make_optimizers()
-        if (folder / "checkpoint.pt").exists():
-            self._restore(load_checkpoint(folder / "checkpoint.pt"))
+        self.resume()
 
     def _make_optimizers(self) -> None:
-        adversarial = self.config.phases[self.phase].adversarial > 0
+        adversarial = self._current.adversarial > 0
         both = [*self.generator.synthesis.parameters(), *self.encoder.parameters()]
         self.optimizer = torch.optim.Adam(both, betas=(0.5 if adversarial else 0.9, 0.99), fused=True)
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
 
-    def _modules(self) -> dict[str, torch.nn.Module]:
+    @property
+    def _current(self) -> Phase:
+        return self.config.phases[min(self.phase, len(self.config.phases) - 1)]
+
+    @property
+    def total_images(self) -> int:
+        return sum(math.ceil(phase.images / phase.batch) * phase.batch for phase in self.config.phases)
+
+    @property
+    def finished(self) -> bool:
+        return self.phase == len(self.config.phases)
+
+    def parts(self) -> Mapping[str, Stateful]:
         return {
             "generator": self.generator,
             "encoder": self.encoder,
             "discriminator": self.discriminator,
             "average_generator": self.average_generator,
             "average_encoder": self.average_encoder,
+            "optimizer": self.optimizer,
+            "d_optimizer": self.d_optimizer,
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.images, self.phase, self.phase_images, self.steps = state["progress"]
+    def counts(self) -> tuple[int, ...]:
+        return self.images, self.phase, self.phase_images, self.steps
+
+    def set_counts(self, counts: Sequence[int]) -> None:
+        self.images, self.phase, self.phase_images, self.steps = counts
         self._make_optimizers()
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.d_optimizer.load_state_dict(state["d_optimizer"])
-        self.random.set_state(state["random"])
 
-    def save(self) -> None:
-        """Checkpoint, and a grid: input, reconstruction, reconstruction from one w for all layers."""
-        state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}
-        state |= {"optimizer": self.optimizer.state_dict(), "d_optimizer": self.d_optimizer.state_dict()}
-        state |= {
-            "progress": (self.images, self.phase, self.phase_images, self.steps),
-            "random": self.random.get_state(),
-        }
-        save_checkpoint(self.folder / "checkpoint.pt", state)
-        x, _ = self.evaluation.batch(torch.arange(12), self.device)
-        with torch.no_grad():
-            codes = self.average_encoder(x)
-            rows = [x, self.average_generator(codes, "none"), self.average_generator(single_w(codes, 12), "none")]
-        write_grid(self.folder / "samples.png", rows)
+    def pictures(self) -> Sequence[Tensor]:
+        """Input, reconstruction, reconstruction from one w for all layers."""
+        x, _ = self.evaluation.batch(torch.arange(min(SHEET, len(self.evaluation))), self.device)
+        codes = self.average_encoder(x)
+        return [x, self.average_generator(codes, "none"), self.average_generator(single_w(codes, len(x)), "none")]
 
-    def run(self, progress: Callable[[int, dict[str, float]], None] = lambda n, v: None) -> None:
-        """All phases that are left. `progress(images, latest values)` is called after every step."""
-        saved = time.monotonic()
-        while self.phase < len(self.config.phases):
-            phase = self.config.phases[self.phase]
-            self.heads = self.read()
-            while self.phase_images < phase.images:
-                values = self._step(phase)
-                self.images, self.phase_images = self.images + phase.batch, self.phase_images + phase.batch
-                self.steps += 1
-                for ema in self.emas:
-                    ema.update(phase.batch, self.images)
-                progress(phase.batch, values)
-                if time.monotonic() - saved > self.config.checkpoint_seconds:
-                    self._report(values)
-                    saved = time.monotonic()
-            self.phase, self.phase_images = self.phase + 1, 0
-            if self.phase < len(self.config.phases):
-                self._next_phase(phase, self.config.phases[self.phase])
-            self._report(values)
-
-    def _next_phase(self, done: Phase, coming: Phase) -> None:
-        if (done.adversarial > 0) != (coming.adversarial > 0):
-            self._make_optimizers()
-
-    def _report(self, values: dict[str, float]) -> None:
-        self.save()
-        psnr, single = self.evaluate()
-        self.log.write(
-            images=self.images,
-            phase=self.phase,
-            psnr_db=psnr,
-            single_w_psnr_db=single,
-            train_images=len(self.heads),
-            **values,
-        )
-        self.heads = self.read()
-
-    @torch.no_grad()
-    def evaluate(self, count: int = 128) -> tuple[float, float]:
+    def figures(self) -> dict[str, float]:
         """Held-out PSNR in dB at full resolution: through W+, and through one w."""
-        found = []
-        for i in range(0, min(count, len(self.evaluation)), 16):
-            x, _ = self.evaluation.batch(torch.arange(i, i + 16), self.device)
+        found, count = torch.zeros(2), min(HELD_OUT, len(self.evaluation))
+        for index in chunks(count, 16):
+            x, _ = self.evaluation.batch(index, self.device)
             codes = self.average_encoder(x)
-            found.append([mean_psnr(self.average_generator(c, "none"), x) for c in (codes, single_w(codes, 16))])
-        psnr, single = torch.tensor(found).mean(0).tolist()
-        return psnr, single
+            both = [mean_psnr(self.average_generator(c, "none"), x) for c in (codes, single_w(codes, len(x)))]
+            found += torch.tensor(both) * len(x)
+        psnr, single = (found / count).tolist()
+        return {
+            "psnr_db": psnr,
+            "single_w_psnr_db": single,
+            "phase": min(self.phase, len(self.config.phases) - 1),
+            "train_images": len(self.heads),
+        }
+
+    def after_step(self, batch: int) -> bool:
+        phase = self._current
+        self.phase_images += batch
+        if self.phase_images < phase.images:
+            return False
+        self.phase, self.phase_images = self.phase + 1, 0
+        if (phase.adversarial > 0) != (self._current.adversarial > 0):
+            self._make_optimizers()
+        return True
+
+    def refresh(self) -> None:
+        self.heads = self.read()
 
     def _rate(self, phase: Phase) -> float:
         done = self.phase_images / phase.images
@@ -193,20 +174,20 @@ class JointTraining:
             phase.rate_end + (phase.rate - phase.rate_end) * 0.5 * (1 + math.cos(math.pi * done))
         )
 
-    def _step(self, phase: Phase) -> dict[str, float]:
+    def step(self) -> tuple[int, Values]:
+        phase = self._current
         index = torch.randint(len(self.heads), (phase.batch,), generator=self.random).sort().values
         x, masks = self.heads.batch(index, self.device)
         x = x.contiguous(memory_format=torch.channels_last)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(phase)
-        if phase.adversarial == 0:
-            return self._generator_step(phase, x, masks)
-        values: dict[str, float] = {}
-        if self.phase_images >= self.config.warmup_discriminator_images:
-            values = self._generator_step(phase, x, masks)
-        return values | self._discriminator_step(x)
+        set_rate(self.optimizer, self._rate(phase))
+        values: dict[str, Tensor] = {}
+        if phase.adversarial == 0 or self.phase_images >= self.config.warmup_discriminator_images:
+            values |= self._autoencoder_step(phase, x, masks)
+        if phase.adversarial > 0:
+            values |= self._discriminator_step(x)
+        return phase.batch, values
 
-    def _generator_step(self, phase: Phase, x: Tensor, masks: Tensor) -> dict[str, float]:
+    def _autoencoder_step(self, phase: Phase, x: Tensor, masks: Tensor) -> Values:
         codes = self.encoder(x)
         mean = codes.mean(1, keepdim=True)
         spread = (codes - mean).square().mean()
@@ -215,35 +196,22 @@ class JointTraining:
         target = F.avg_pool2d(x, x.shape[2] // phase.resolution) if phase.resolution < x.shape[2] else x
         rebuilt = weighted_reconstruction(image, target, masks)
         loss = rebuilt + self.config.spread * spread + 1e-3 * mean.square().mean()
-        values = {"rebuilt": float(rebuilt.detach()), "spread": float(spread.detach())}
+        values = {"rebuilt": rebuilt.detach(), "spread": spread.detach()}
         if phase.adversarial > 0:
-            self.discriminator.requires_grad_(False)
-            fooled = F.softplus(-self.discriminator(image)).mean()
-            self.discriminator.requires_grad_(True)
+            fooled = fool(self.discriminator, image)
             loss = loss + phase.adversarial * fooled
-            values["fooled"] = float(fooled.detach())
+            values["fooled"] = fooled.detach()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return values
 
-    def _discriminator_step(self, x: Tensor) -> dict[str, float]:
-        """Non-saturating logistic loss with lazy R1 (Karras et al. 2020, section 3.1: every 16 steps, float32)."""
+    def _discriminator_step(self, x: Tensor) -> Values:
         with torch.no_grad():
             codes = self.encoder(x)
             fake = self.generator(single_w(codes, int(len(x) * SINGLE_W_SHARE)), "none")
-        real_score, fake_score = self.discriminator(x), self.discriminator(fake)
-        loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
-        self.d_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.steps % R1_INTERVAL == 0:
-            real = x[:R1_BATCH].detach().requires_grad_(True)
-            score = self.discriminator(real, full_precision=True).sum()
-            (gradient,) = torch.autograd.grad(score, real, create_graph=True)
-            penalty = gradient.square().sum((1, 2, 3)).mean()
-            (penalty * (R1_GAMMA / 2 * R1_INTERVAL)).backward()
-        self.d_optimizer.step()
-        return {"real": float(real_score.detach().mean()), "fake": float(fake_score.detach().mean())}
+        r1_weight = R1_GAMMA / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
+        return discriminator_step(self.discriminator, self.d_optimizer, x, fake, r1_weight)
 
 
 def single_w(codes: Tensor, count: int) -> Tensor:

@@ -1,0 +1,188 @@
+"""An encoder for a frozen generator: image -> W+ such that the generator gives the image back.
+
+The loss is the weighted reconstruction of the joint training, with a penalty on the spread of a code over its layers
+(as e4e's delta regularizer, Tov et al. 2021, eq. 4). Where the images are the generator's own samples their codes are
+known, and the distance to them is a third term. A share of the images at the end may add a discriminator's judgment of
+the reconstruction (the domain-guided encoder, Zhu et al. 2020, eq. 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from legato.models.discriminator import Discriminator
+from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.generator import Generator
+from legato.synthetic.dataset import Heads
+from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
+from legato.train.reconstruction import mean_psnr, weighted_reconstruction
+from legato.train.state import Ema
+from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, set_rate
+
+R1_GAMMA = 1.0
+WARM_UP_STEPS = 100  # the rate rises linearly
+SHEET = 12
+HELD_OUT = 128  # images that figures are measured on, at most
+HELD_OUT_SAMPLES_SEED = 0x5EED
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderTrainingConfig:
+    """Options of an encoder training."""
+
+    encoder: EncoderConfig
+    images: int  # to see
+    batch: int = 16
+    rate: float = 2.5e-3
+    rate_end: float = 1e-4  # reached along a cosine
+    spread: float = 0.02
+    code: float = 1.0  # weight of the distance to the known codes of samples
+    adversarial: float = 0.0  # weight; 0: no discriminator
+    adversarial_share: float = 0.4  # of the images, at the end
+    discriminator_base: int = 2048
+    discriminator_images: int = 2_000  # seen by the discriminator before it is listened to
+    ema_images: float = 5_000
+    precision: Precision = "bfloat16"
+    seed: int = 1
+    checkpoint_seconds: float = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images [B, 3, R, R], masks of eyes and mouth [B, 2, m, m], and the latents [B, L, D] of samples."""
+
+    images: Tensor
+    masks: Tensor
+    latents: Tensor | None = None
+
+
+class EncoderTraining(Training):
+    """One encoder training in a folder.
+
+    `read` gives the images and may give more of them later, `held_out` those that are measured; without `read` the
+    generator's own samples are both.
+    """
+
+    def __init__(
+        self,
+        config: EncoderTrainingConfig,
+        folder: Path,
+        generator: Generator,
+        read: Callable[[], Heads] | None = None,
+        held_out: Heads | None = None,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
+        self.config, self.read, self.data = config, read, read() if read else None
+        dtype = dtype_of(config.precision)
+        # Training mode: the reference of each op, which is there on every device.
+        self.generator = generator.to(self.device).requires_grad_(False).train()
+        self.generator.autocast_dtype = dtype
+        self.encoder = Encoder(config.encoder, autocast_dtype=dtype).to(self.device)
+        self.encoder.w_avg.copy_(generator.w_avg)
+        self.average = Encoder(config.encoder, autocast_dtype=dtype).to(self.device)
+        self.emas = [Ema(self.encoder, self.average, config.ema_images)]
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), betas=(0.9, 0.99), fused=True)
+        narrow = replace(generator.config, channel_base=config.discriminator_base)
+        self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(self.device)
+        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
+        self.held_out = held_out
+        self.resume()
+
+    @property
+    def total_images(self) -> int:
+        return self.config.images
+
+    @property
+    def finished(self) -> bool:
+        return self.images >= self.config.images
+
+    def parts(self) -> Mapping[str, Stateful]:
+        parts: dict[str, Stateful] = {"encoder": self.encoder, "average": self.average, "optimizer": self.optimizer}
+        if self.config.adversarial:
+            parts |= {"discriminator": self.discriminator, "d_optimizer": self.d_optimizer}
+        return parts
+
+    def pictures(self) -> Sequence[Tensor]:
+        """Input; reconstruction; reconstruction from the mean over layers of each code."""
+        x = self._held_out_batch(torch.arange(min(SHEET, self._held_out_count)))
+        codes = self.average(x)
+        return [x, self.generator(codes), self.generator(codes.mean(1, keepdim=True).expand_as(codes))]
+
+    def figures(self) -> dict[str, float]:
+        """Mean PSNR in dB of held-out images, through the averaged encoder."""
+        total = 0.0
+        for index in chunks(self._held_out_count, 16):
+            x = self._held_out_batch(index)
+            total += mean_psnr(self.generator(self.average(x)), x) * len(x)
+        return {"psnr_db": total / self._held_out_count}
+
+    def refresh(self) -> None:
+        if self.read:
+            self.data = self.read()
+
+    def step(self) -> tuple[int, Values]:
+        config = self.config
+        done = self.images / config.images
+        rate = config.rate_end + (config.rate - config.rate_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        set_rate(self.optimizer, rate * min(1, (self.steps + 1) / WARM_UP_STEPS))
+        batch = self._draw(config.batch)
+        since = self.images - (1 - config.adversarial_share) * config.images
+        judged = config.adversarial > 0 and since >= 0
+        values = dict(self._encoder_step(batch, judged and since >= config.discriminator_images))
+        if judged:
+            with torch.no_grad():
+                fake = self.generator(self.encoder(batch.images))
+            r1_weight = R1_GAMMA / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
+            values |= discriminator_step(self.discriminator, self.d_optimizer, batch.images, fake, r1_weight)
+        return config.batch, values
+
+    def _encoder_step(self, batch: Batch, judged: bool) -> Values:
+        codes = self.encoder(batch.images)
+        image = self.generator(codes)
+        rebuilt = weighted_reconstruction(image, batch.images, batch.masks)
+        spread = (codes - codes.mean(1, keepdim=True)).square().mean()
+        loss = rebuilt + self.config.spread * spread
+        values = {"rebuilt": rebuilt.detach(), "spread": spread.detach()}
+        if batch.latents is not None:
+            distance = (codes - batch.latents).square().mean()
+            loss = loss + self.config.code * distance
+            values["code"] = distance.detach()
+        if judged:
+            fooled = fool(self.discriminator, image)
+            loss = loss + self.config.adversarial * fooled
+            values["fooled"] = fooled.detach()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return values
+
+    def _draw(self, count: int) -> Batch:
+        if self.data is None:
+            return self._sample(count, self.random)
+        index = torch.randint(len(self.data), (count,), generator=self.random).sort().values
+        return Batch(*self.data.batch(index, self.device))
+
+    @torch.no_grad()
+    def _sample(self, count: int, random: torch.Generator) -> Batch:
+        z = torch.randn(count, self.generator.config.z_dim, generator=random)
+        latents = self.generator.map(z.to(self.device))
+        image = self.generator(latents).clamp(-1, 1)
+        return Batch(image, image.new_zeros(count, 2, *image.shape[2:]), latents)
+
+    @property
+    def _held_out_count(self) -> int:
+        return min(HELD_OUT, len(self.held_out)) if self.held_out is not None else HELD_OUT
+
+    def _held_out_batch(self, index: Tensor) -> Tensor:
+        """Images [B, 3, R, R]; the same ones at every call."""
+        if self.held_out is not None:
+            return self.held_out.batch(index, self.device)[0]
+        random = torch.Generator().manual_seed(HELD_OUT_SAMPLES_SEED + int(index[0]))
+        return self._sample(len(index), random).images

@@ -75,7 +75,9 @@ def read_shards(folder: Path, split: Split = "train") -> Heads:
     """All shards of a split that are in the folder now. Raises FileNotFoundError when there is none."""
     files = sorted(folder.glob(f"{split}-*.npz"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no {split}-*.npz; make them with: legato render --dataset {folder} --split {split}")
+        raise FileNotFoundError(
+            f"{folder} holds no {split}-*.npz; make them with: legato render --dataset {folder} --split {split}"
+        )
     parts = [np.load(file) for file in files]
     numbers = [int(file.stem.split("-")[1]) for file in files]
     seeds = np.concatenate([np.arange(n * SHARD, (n + 1) * SHARD) for n in numbers])

@@ -1,7 +1,7 @@
 """What a rendered head is made of: identity factors, motion factors, and how a seed becomes both.
 
-A head is a vector z of `Z_DIM` Gaussian numbers, normalized as a StyleGAN2 mapping network does (x * rsqrt(mean(x^2))), so
-that the same z can be given to `Generator.map`. Each number passes through the Gaussian's distribution function to a
+A head is a vector z of `Z_DIM` Gaussian numbers, normalized as a StyleGAN2 mapping network does (x * rsqrt(mean(x^2))),
+so that the same z can be given to `Generator.map`. Each number passes through the Gaussian's distribution function to a
 uniform u in [0, 1] and from there to a physical value. Identity (who, and in which light and room) and motion (pose and
 expression) are disjoint slices of z: a clip holds the first and moves the second.
 """
@@ -72,7 +72,7 @@ MOTION: tuple[str, ...] = ("yaw", "pitch", "roll", "mouth_open", "smile", "blink
 MOTION_START = len(IDENTITY)
 assert MOTION_START + len(MOTION) <= Z_DIM
 
-# The attributes that are returned with every image, that directions are fitted for and that the attribute network reads.
+# Returned with every image; what directions are fitted for and the attribute network reads.
 ATTRIBUTES: tuple[str, ...] = (
     *MOTION,
     "hair_length", "hair_volume", "hair_tone", "fringe", "beard", "glasses", "skin_tone", "eye_color", "lip_color",

@@ -17,6 +17,7 @@ from legato.synthetic.shading import GAMMA, Shaded, background, shade
 CONE_STEPS, STEPS = 16, 13
 _CONE = 4  # fine rays of a _CONE x _CONE block share one coarse ray
 _CONE_RADIUS = 0.06  # world units; wider than a block is, for the distances are not exact
+_CONE_GRID = 64  # coarse rays a side where the fine ones lie anywhere
 _NEAR, _FAR_Z = CAMERA_Z - 1.45, -2.4
 _RELAXATION = 0.95
 _BLOCK = 2048  # active rays are padded to a multiple of this
@@ -70,22 +71,42 @@ def _shade(t: Tensor, d: Tensor, normal: Point, occlusion: Tensor, ray: Point, f
     return shade(along(ray, t), d, normal, occlusion, ray, f, pixel)
 
 
+def trace_rays(ray: Point, f: Factors) -> Tensor:
+    """Distances [B, N] at which any rays [1 or B, N] from the camera end: at the nearest surface, or past `_FAR_Z`.
+
+    Takes twice the steps of an image's rays, for positions rather than colors.
+    """
+    cones = rays(_CONE_GRID, f["yaw"].device)
+    t = torch.full((f["yaw"].shape[0], _CONE_GRID**2), _NEAR, device=f["yaw"].device)
+    for _ in range(CONE_STEPS):
+        t = _march(t, cones, f, _CONE_RADIUS)
+    column, row = ((s / ray[2] * CAMERA_Z / HALF_HEIGHT + 1) * _CONE_GRID / 2 for s in (-ray[0], ray[1]))
+    block = row.long().clamp(0, _CONE_GRID - 1) * _CONE_GRID + column.long().clamp(0, _CONE_GRID - 1)
+    t = t.gather(1, block.expand(t.shape[0], -1))
+    for _ in range(2 * STEPS):
+        t = _march(t, ray, f, 0.0)
+    return t
+
+
 class Renderer:
     """Renders heads at `resolution` with supersample^2 rays a pixel.
 
     A coarse cone march finds, for every 4x4 block of rays, how far all of them are free, and which blocks see only the
-    wall; only the others are traced and shaded. `compiled` fuses the arithmetic with torch.compile (about six times faster
-    after a minute of compiling; it needs a C++ compiler on the CPU). The images of both agree to rounding.
+    wall; only the others are traced and shaded. `compiled` fuses the arithmetic with torch.compile (about six times
+    faster after a minute of compiling; it needs a C++ compiler on the CPU). The images of both agree to rounding.
+    Raises ValueError for a resolution or supersample that is not positive, and unless their product is a multiple of 4.
     """
 
     def __init__(self, resolution: int = 128, supersample: int = 2, *, compiled: bool = False,
                  device: torch.device | str = "cpu") -> None:  # fmt: skip
+        if resolution < 1 or supersample < 1:
+            raise ValueError(f"resolution and supersample are at least 1; got {resolution} and {supersample}")
         self.resolution = resolution
         self.supersample = supersample
         self.device = torch.device(device)
         self.size = resolution * supersample
         if self.size % _CONE:
-            raise ValueError(f"resolution * supersample is a multiple of {_CONE}; got {self.size}")
+            raise ValueError(f"resolution * supersample is a multiple of {_CONE}; got {resolution} * {supersample}")
         self._rays = rays(self.size, self.device)
         self._cones = rays(self.size // _CONE, self.device)
         wrap: Callable[[Any], Any] = (lambda fn: torch.compile(fn, dynamic=True)) if compiled else (lambda fn: fn)

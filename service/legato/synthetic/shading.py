@@ -26,6 +26,11 @@ class _Light(NamedTuple):
     half: Tensor  # (n . h) for highlights
 
 
+def is_hit(p: Point, d: Tensor) -> Tensor:
+    """Whether a ray that ended at p, at distance d from the nearest surface, shows that surface and not the wall."""
+    return (d < HIT_DISTANCE) | ((p[2] > -1.2) & (d < GRAZING_DISTANCE))
+
+
 def _light(normal: Point, ray: Point, occlusion: Tensor, f: Factors) -> _Light:
     ca, sa = f["light_azimuth"].cos(), f["light_azimuth"].sin()
     ce, se = f["light_elevation"].cos(), f["light_elevation"].sin()
@@ -46,7 +51,6 @@ class _Paint(NamedTuple):
     brow: Tensor
     blush: Tensor
     beard: Tensor
-    stubble: Tensor
 
 
 def _paint(p: Parts, f: Factors, pixel: float) -> _Paint:
@@ -64,13 +68,14 @@ def _paint(p: Parts, f: Factors, pixel: float) -> _Paint:
     bx = ax - f["eye_spacing"] - 0.02
     brow_y = f["eye_height"] + f["brow_height"] + f["brow_tilt"] * bx - 1.3 * bx * bx
     thickness = f["brow_thickness"] * (1 - 0.5 * smoothstep((bx + 0.05) / 0.3))
-    brow = smoothstep((thickness - (y - brow_y).abs()) / pixel * 0.5 + 0.5) * smoothstep((0.23 - bx.abs()) / 0.05) * front
+    brow = smoothstep((thickness - (y - brow_y).abs()) / pixel * 0.5 + 0.5)
+    brow = brow * smoothstep((0.23 - bx.abs()) / 0.05) * front
     beard = smoothstep((-0.22 - y) / 0.2) * smoothstep((ax * 1.1 + (-0.28 - y) * 0.9 - 0.05) / 0.25)
     above = smoothstep((dy - 0.3 * f["lip_thickness"]) / 0.05) * smoothstep((f["mouth_height"] + 0.24 - y) / 0.08)
     mustache = above * smoothstep((f["mouth_width"] * 1.15 - ax) / 0.1) * front
     hairy = torch.maximum(f["beard"] * beard, f["mustache"] * mustache) * (1 - lips)
     blush = torch.exp(-((ax - 0.42).square() + (y + 0.2).square()) / 0.03) * 0.35 * front
-    return _Paint(lips, line, brow, blush, hairy, hairy)
+    return _Paint(lips, line, brow, blush, hairy)
 
 
 def _gaze(p: Parts, f: Factors) -> tuple[Point, Point]:
@@ -121,7 +126,7 @@ def shade(p: Point, d: Tensor, normal: Point, occlusion: Tensor, ray: Point, f: 
     strands = 1 + 0.06 * torch.sin(17 * around + 3 * hz) + 0.045 * torch.sin(31 * around + 5 * hz + 1.0)
     strands = strands * (0.86 + 0.14 * smoothstep((hy + 0.9) / 1.5))
     stripes = 1 + 0.28 * f["cloth_stripes"] * smoothstep(torch.sin(24 * (p[1] - f["shift_y"])) * 2 + 0.5)
-    hit = (d < HIT_DISTANCE) | ((p[2] > -1.2) & (d < GRAZING_DISTANCE))
+    hit = is_hit(p, d)
     wall = background(ray, f)
     rgb = []
     for c in range(3):

@@ -44,7 +44,7 @@ format: setup ## rewrite the code as `make check` wants it
 	$(if $(NATIVE),$(BIN)/clang-format -i $(NATIVE))
 
 bench: setup ## measure the server; the results go to benchmarks/results
-	$(BIN)/python benchmarks/bench_stream.py
+	$(BIN)/python -m benchmarks.bench_stream
 
 wheel: setup ## wheels of both packages in dist
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist . clients/python

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from legato_client import Client
-from tests.client.servers import Running, serving
-from tests.rpc.model import RESOLUTION, save_tiny_model
+from legato_client.local import LocalServer, local_server
+from tests.rpc.model import save_tiny_model
+from tests.rpc.wire import RESOLUTION
 
 
 @pytest.fixture(scope="session")
@@ -20,16 +21,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def server(model_folder: Path) -> Iterator[LocalServer]:
     """Small limits, so that what is too large is small; sessions without a stream are let go soon."""
     limits = {"max_message_bytes": 200_000, "max_sessions": 8, "resume_seconds": 1.0, "threads": 1}
-    with serving(model_folder, tmp_path_factory.mktemp("server"), **limits) as running:
+    with local_server(model_folder, **limits) as running:
         yield running
-        assert running.stop() == 0
 
 
 @pytest.fixture
-def client(server: Running) -> Iterator[Client]:
+def client(server: LocalServer) -> Iterator[Client]:
     with Client(server.address) as connected:
         yield connected
 

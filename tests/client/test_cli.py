@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from legato_client import Image, png
 from legato_client.cli import main
 from legato_client.images import jpeg
+from legato_client.local import LocalServer
 from legato_client.media import Shot, open_sink, open_source
-from tests.client.servers import Running
-from tests.rpc.model import DIM, LAYERS, RESOLUTION
+from tests.rpc.model import DIM, LAYERS
+from tests.rpc.wire import RESOLUTION
 
 Clip = list[NDArray[np.uint8]]
 Captured = pytest.CaptureFixture[str]
@@ -44,7 +45,7 @@ def folder(tmp_path: Path, clip: Clip) -> Path:
     return path
 
 
-def run(server: Running, *arguments: object) -> int:
+def run(server: LocalServer, *arguments: object) -> int:
     return main([str(argument) for argument in (*arguments, "--server", server.address)])
 
 
@@ -54,7 +55,7 @@ def times(path: Path) -> list[Fraction]:
 
 
 def test_a_video_comes_back_with_as_many_frames_at_the_same_times(
-    server: Running, video: Path, tmp_path: Path, capsys: Captured
+    server: LocalServer, video: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     out, latents = tmp_path / "out.mkv", tmp_path / "deep" / "latents.npz"
     assert run(server, "stream", video, out, "--edit", "smile=1.5", "--latents", latents, "--json") == 0
@@ -76,7 +77,7 @@ def test_a_video_comes_back_with_as_many_frames_at_the_same_times(
 
 
 def test_bad_frames_are_replaced_counted_and_told(
-    server: Running, folder: Path, tmp_path: Path, capsys: Captured
+    server: LocalServer, folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "out"
     assert run(server, "stream", folder, out) == 0
@@ -92,13 +93,15 @@ def test_bad_frames_are_replaced_counted_and_told(
     assert len(set(files.values())) == 4
 
 
-def test_latest_at_the_pace_of_a_camera_still_gives_every_frame(server: Running, folder: Path, tmp_path: Path) -> None:
+def test_latest_at_the_pace_of_a_camera_still_gives_every_frame(
+    server: LocalServer, folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.webm"
     assert run(server, "stream", folder, out, "--policy", "latest", "--live", "--fps", "50") == 0
     assert [round(time * 1000) for time in times(out)] == [0, 20, 40, 60, 80, 100]
 
 
-def test_a_clip_without_one_good_frame_writes_nothing(server: Running, tmp_path: Path, capsys: Captured) -> None:
+def test_a_clip_without_one_good_frame_writes_nothing(server: LocalServer, tmp_path: Path, capsys: Captured) -> None:
     bad = tmp_path / "in"
     bad.mkdir()
     (bad / "a.png").write_bytes(b"text")
@@ -108,7 +111,7 @@ def test_a_clip_without_one_good_frame_writes_nothing(server: Running, tmp_path:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("out.png", "png"), ("out.jpg", "jpeg")])
-def test_one_image(server: Running, tmp_path: Path, clip: Clip, capsys: Captured, name: str, kind: str) -> None:
+def test_one_image(server: LocalServer, tmp_path: Path, clip: Clip, capsys: Captured, name: str, kind: str) -> None:
     source, out, latents = tmp_path / "in.jpg", tmp_path / name, tmp_path / "w.npz"
     source.write_bytes(jpeg(clip[0]))
     arguments = ("invert", source, out, "--edit", "yaw=-1", "--steps", "1", "--latents", latents, "--json")
@@ -118,7 +121,7 @@ def test_one_image(server: Running, tmp_path: Path, clip: Clip, capsys: Captured
     assert np.load(latents)["latents"].shape == (LAYERS, DIM)
 
 
-def test_models_and_directions_are_listed(server: Running, capsys: Captured) -> None:
+def test_models_and_directions_are_listed(server: LocalServer, capsys: Captured) -> None:
     assert run(server, "models") == 0
     assert "tiny  64 px, latents 10 x 16, sha256 " in capsys.readouterr().out
     assert run(server, "directions") == 0
@@ -143,7 +146,7 @@ def test_models_and_directions_are_listed(server: Running, capsys: Captured) -> 
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(
-    server: Running, folder: Path, tmp_path: Path, capsys: Captured, arguments: tuple[str, ...], message: str
+    server: LocalServer, folder: Path, tmp_path: Path, capsys: Captured, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     places = {"FOLDER": str(folder), "out": str(tmp_path / "out")}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from legato_client import InvalidImage, png
-from legato_client.images import Image, packed, rgb
+from legato_client.images import Image, jpeg, packed, rgb, unpacked
 
 
 def picture(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
@@ -122,6 +122,13 @@ def test_files_travel_untouched_and_arrays_raw_while_they_are_small() -> None:
 def test_raw_bytes_keep_the_pixels_of_a_view() -> None:
     pixels = picture(6, 8)
     assert np.array_equal(packed(pixels[::2, ::-1], "raw").pixels, pixels[::2, ::-1])
+
+
+def test_any_picture_is_unpacked_to_pixels() -> None:
+    gray = picture(8, 8, 1)
+    assert np.array_equal(unpacked(gray), rgb(gray))
+    assert np.array_equal(unpacked(png.write(rgb(gray))), rgb(gray))
+    assert unpacked(jpeg(picture(8, 6))).shape == (8, 6, 3)
 
 
 @pytest.mark.parametrize("thing", [b"", b"GIF89a....", "frame.png", None, [[0]]])

@@ -24,8 +24,9 @@ from legato_client import (
     SessionClosed,
 )
 from legato_client.images import jpeg
-from tests.client.servers import Running
-from tests.rpc.model import DIM, LAYERS, NAMES, RESOLUTION
+from legato_client.local import LocalServer
+from tests.rpc.model import DIM, LAYERS, NAMES
+from tests.rpc.wire import RESOLUTION
 
 Clip = list[NDArray[np.uint8]]
 EXACT_OUTPUTS = Outputs(latents=True, format="raw")
@@ -91,7 +92,7 @@ def test_send_and_recv_by_hand(client: Client, clip: Clip) -> None:
             session.recv()
 
 
-def test_threads_and_asyncio_get_the_same(server: Running, client: Client, clip: Clip) -> None:
+def test_threads_and_asyncio_get_the_same(server: LocalServer, client: Client, clip: Clip) -> None:
     with client.open(edits={"smile": 1.0}, outputs=EXACT_OUTPUTS, in_flight=1) as session:
         threaded = results(session.stream(clip))
 
@@ -117,7 +118,7 @@ def test_threads_and_asyncio_get_the_same(server: Running, client: Client, clip:
         assert one.edited == other.edited
 
 
-async def test_asyncio_by_hand(server: Running, clip: Clip) -> None:
+async def test_asyncio_by_hand(server: LocalServer, clip: Clip) -> None:
     async with AsyncClient(server.address) as client:
         assert [model.name for model in await client.list_models()] == ["tiny"]
         assert [direction.name for direction in await client.list_directions()] == list(NAMES)
@@ -188,7 +189,7 @@ def test_a_reader_that_leaves_early_leaves_a_session_that_goes_on(client: Client
     assert later[0].seq > 2
 
 
-async def test_an_awaiting_reader_may_leave_early_too(server: Running, clip: Clip) -> None:
+async def test_an_awaiting_reader_may_leave_early_too(server: LocalServer, clip: Clip) -> None:
     async with AsyncClient(server.address) as client, client.open() as session:
         stream = session.stream(clip)
         async for answer in stream:
@@ -225,7 +226,7 @@ def test_a_session_whose_stream_was_cut_is_resumed_where_it_was(client: Client, 
         assert one.state_version == other.state_version
 
 
-def test_another_client_may_close_a_session(server: Running, client: Client, clip: Clip) -> None:
+def test_another_client_may_close_a_session(server: LocalServer, client: Client, clip: Clip) -> None:
     session = client.open()
     results(session.stream(clip[:2]))
     with Client(server.address) as other:

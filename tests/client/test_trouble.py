@@ -30,10 +30,10 @@ from legato_client import (
     ServerUnreachable,
     Unavailable,
 )
-from tests.client.servers import Running, open_soon, serving
+from legato_client.local import LocalServer, local_server
+from tests.client.servers import WAIT_SECONDS, open_soon
 
 Clip = list[NDArray[np.uint8]]
-WAIT_SECONDS = 60.0
 
 VANISH = """
 import os, sys
@@ -53,7 +53,9 @@ def endless(clip: Clip) -> Iterator[NDArray[np.uint8]]:
         yield from clip
 
 
-def test_a_client_killed_amid_its_frames_leaves_the_others_alone(server: Running, client: Client, clip: Clip) -> None:
+def test_a_client_killed_amid_its_frames_leaves_the_others_alone(
+    server: LocalServer, client: Client, clip: Clip
+) -> None:
     with client.open() as neighbor:
         victim = subprocess.Popen([sys.executable, "-c", VANISH, server.address], stdout=subprocess.PIPE, text=True)
         assert victim.stdout is not None
@@ -71,7 +73,7 @@ def test_a_client_killed_amid_its_frames_leaves_the_others_alone(server: Running
         client.close_session(token)
 
 
-async def test_clients_gone_while_they_open_leave_room_for_others(server: Running) -> None:
+async def test_clients_gone_while_they_open_leave_room_for_others(server: LocalServer) -> None:
     async with AsyncClient(server.address) as client:
         for wait in [0.0, 0.001, 0.003, 0.01] * 4:
             opening = asyncio.ensure_future(client.open())
@@ -95,8 +97,8 @@ def test_no_server_is_told_at_once_with_its_address() -> None:
                     call()
 
 
-def test_a_server_that_stops_says_so_to_every_stream(model_folder: Path, tmp_path: Path, clip: Clip) -> None:
-    with serving(model_folder, tmp_path, drain_seconds=0.3, threads=1) as server, Client(server.address) as client:
+def test_a_server_that_stops_says_so_to_every_stream(model_folder: Path, clip: Clip) -> None:
+    with local_server(model_folder, drain_seconds=0.3, threads=1) as server, Client(server.address) as client:
         threaded, idle = client.open(), client.open()
 
         async def awaited() -> LegatoError:
@@ -135,8 +137,8 @@ def test_a_server_that_stops_says_so_to_every_stream(model_folder: Path, tmp_pat
         assert server.process.wait(WAIT_SECONDS) == 0
 
 
-def test_a_server_that_is_killed_is_a_lost_connection(model_folder: Path, tmp_path: Path, clip: Clip) -> None:
-    with serving(model_folder, tmp_path, threads=1) as server, Client(server.address) as client:
+def test_a_server_that_is_killed_is_a_lost_connection(model_folder: Path, clip: Clip) -> None:
+    with local_server(model_folder, threads=1) as server, Client(server.address) as client:
         session = client.open()
         answers = session.stream(endless(clip))
         assert isinstance(next(answers), FrameResult)

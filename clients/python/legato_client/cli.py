@@ -178,7 +178,8 @@ def _save(path: Path, **arrays: Any) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def _edit(text: str) -> Edit:
+def edit_argument(text: str) -> Edit:
+    """NAME=STRENGTH, for argparse."""
     name, equals, strength = text.partition("=")
     try:
         if not equals:
@@ -219,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         "--edit",
         action="append",
         default=[],
-        type=_edit,
+        type=edit_argument,
         metavar="NAME=STRENGTH",
         help="a direction from `directions`, in standard deviations of its attribute; may be repeated",
     )

@@ -85,6 +85,13 @@ def packed(picture: Picture, encoding: Literal["auto", "raw", "jpeg"], max_pixel
     return Image("jpeg", jpeg(pixels), width, height)
 
 
+def unpacked(picture: Picture) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] RGB of any picture. Raises InvalidImage."""
+    if isinstance(picture, np.ndarray):
+        return rgb(picture)
+    return Image(_format_of(picture), picture, 0, 0).pixels
+
+
 def jpeg(pixels: NDArray[np.uint8], quality: int = _SENT_JPEG_QUALITY) -> bytes:
     """JPEG bytes of uint8 [H, W, 3] RGB, without chroma subsampling."""
     data: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="444")

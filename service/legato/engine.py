@@ -270,10 +270,10 @@ class Engine:
             self._give(call, ShuttingDown("the server stopped before this frame ran; send it to another one"))
 
     def _warm_up(self) -> None:
-        """Runs every bucket plain, with an edit, and with a step, on nobody's frames: so no client waits for it."""
+        """Runs every bucket plain, with an edit, and with a step, on nobody's frames: no client waits for it."""
         r, known = self.model.resolution, self._pipeline.directions.names
         frame = Frame(np.random.default_rng(0).integers(0, 256, (r, r, 3), np.uint8))
-        edits = (Edit(known[0], 1.0),) if known else ()
+        edits = (Edit(known[0], 0.0),) if known else ()
         for size in self.options.batch_buckets:
             for asked, steps in (((), 0), (edits, 0), (edits, min(1, self.options.max_steps))):
                 for answer in self._pipeline.run([FrameJob(-1, 0, frame, asked, max_steps=steps)] * size):

@@ -56,6 +56,9 @@ def laplacian_pyramid_l1(image: Tensor, target: Tensor, levels: int = 4) -> Tens
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of [B, C, H, W] images in dB: [B]; `image` is clamped to [-1, 1], as when shown."""
+    """Peak signal-to-noise ratio of [B, C, H, W] images in dB: [B]; at most 100.
+
+    `image` is clamped to [-1, 1], as when it is shown.
+    """
     error = mse(image.clamp(-1.0, 1.0), target)
-    return 10.0 * torch.log10(PEAK**2 / error.clamp_min(torch.finfo(error.dtype).tiny))
+    return 10.0 * torch.log10(PEAK**2 / error.clamp_min(PEAK**2 * 1e-10))

@@ -29,7 +29,7 @@ class TrackerOptions:
     lr: float = 0.03  # of Adam on c; .02 is steadier, .05 climbs faster
     flow_weight: float = 0.5  # of flow consistency, beside 1 for pixels and 1 for the pyramid
     prior_weight: float = 0.05  # of mean(c^2)
-    cut_factor: float = 2.0  # a residual this many times the running one is a scene cut
+    cut_factor: float = 1.5  # a residual (L1) this many times the running one is a scene cut: 3.5 dB
     cut_floor: float = 0.05  # L1 in [-1, 1] below which nothing is a scene cut
     residual_decay: float = 0.8  # of the running residual, per frame
 

@@ -1,0 +1,118 @@
+"""The optimization loop: Adam as published, rows that do not touch each other, memory that can be carried on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from legato.inversion import Correction, FreeLatents, Objective, Schedule, Term, solve
+from legato.inversion.objective import pixel
+from legato.losses import mse
+from tests.tolerances import ADAM_ROUNDING, EXACT
+
+LAYERS, DIM, SIDE = 3, 4, 4
+
+
+class Problem:
+    """A linear generator [B, L, D] -> [B, 3, 4, 4], targets, and starts."""
+
+    def __init__(self, batch: int) -> None:
+        self.matrix = torch.randn(LAYERS * DIM, 3 * SIDE * SIDE)
+        self.target = torch.randn(batch, 3, SIDE, SIDE)
+        self.start = torch.randn(batch, LAYERS, DIM)
+
+    def synthesize(self, latents: Tensor) -> Tensor:
+        return (latents.flatten(1) @ self.matrix).view(-1, 3, SIDE, SIDE)
+
+    def objective(self, rows: slice = slice(None)) -> Objective:
+        target = self.target[rows]
+        return Objective((Term("square", 1.0, lambda image, latents: mse(image, target)), pixel(target, 0.3)))
+
+
+def test_steps_are_those_of_torchs_adam() -> None:
+    problem, schedule = Problem(2), Schedule(8, 0.1, cooldown=0.25)
+    found = solve(FreeLatents(problem.start), problem.objective(), schedule, problem.synthesize)
+    w = problem.start.clone().requires_grad_()
+    adam = torch.optim.Adam([w], lr=0.1)
+    for step in range(8):
+        adam.param_groups[0]["lr"] = 0.1 * min(1.0, (1 - step / 8) / 0.25)
+        total, _ = problem.objective()(problem.synthesize(w), w)
+        adam.zero_grad()
+        total.sum().backward()
+        adam.step()
+    torch.testing.assert_close(found.latents, w.detach(), **ADAM_ROUNDING)
+
+
+def test_rates_fall_over_the_last_part() -> None:
+    falling = Schedule(8, 0.4, cooldown=0.5)
+    assert [falling.rate(step) for step in range(8)] == pytest.approx([0.4, 0.4, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1])
+    assert [Schedule(3, 0.4).rate(step) for step in range(3)] == [0.4] * 3
+
+
+def test_losses_are_per_term_per_step_per_image() -> None:
+    problem = Problem(2)
+    seen: list[int] = []
+    found = solve(
+        FreeLatents(problem.start), problem.objective(), Schedule(5, 0.1), problem.synthesize, on_step=seen.append
+    )
+    assert seen == [1, 2, 3, 4, 5]
+    assert {name: list(trace.shape) for name, trace in found.losses.items()} == {"square": [5, 2], "pixel": [5, 2]}
+    before = mse(problem.synthesize(problem.start), problem.target)
+    torch.testing.assert_close(found.losses["square"][0], before, **EXACT)
+    assert (mse(problem.synthesize(found.latents), problem.target) < before).all()
+    assert found.seconds > 0
+
+
+def test_images_of_a_batch_do_not_touch_each_other() -> None:
+    problem = Problem(3)
+    problem.target[1] = float("nan")
+    together = solve(FreeLatents(problem.start), problem.objective(), Schedule(5, 0.1), problem.synthesize)
+    for row in (0, 2):
+        rows = slice(row, row + 1)
+        alone = solve(FreeLatents(problem.start[rows]), problem.objective(rows), Schedule(5, 0.1), problem.synthesize)
+        torch.testing.assert_close(together.latents[rows], alone.latents, **ADAM_ROUNDING)
+    assert together.latents[1].isnan().all()
+
+
+def test_memory_carries_on_where_it_stopped() -> None:
+    problem = Problem(2)
+    whole = solve(FreeLatents(problem.start), problem.objective(), Schedule(5, 0.1), problem.synthesize)
+    first = solve(FreeLatents(problem.start), problem.objective(), Schedule(2, 0.1), problem.synthesize)
+    rest = solve(
+        FreeLatents(first.free[0]), problem.objective(), Schedule(3, 0.1), problem.synthesize, moments=first.moments
+    )
+    torch.testing.assert_close(rest.latents, whole.latents, **EXACT)
+    assert rest.moments[0].age.tolist() == [5.0, 5.0]
+
+
+def test_a_correction_is_free_and_its_base_is_not() -> None:
+    problem = Problem(2)
+    base = torch.randn(2, LAYERS, DIM)
+    code = Correction(base, problem.start - base)
+    found = solve(code, problem.objective(), Schedule(3, 0.1), problem.synthesize)
+    direct = solve(FreeLatents(problem.start), problem.objective(), Schedule(3, 0.1), problem.synthesize)
+    torch.testing.assert_close(found.latents, direct.latents, **ADAM_ROUNDING)
+    torch.testing.assert_close(found.latents, base + found.free[0], **EXACT)
+
+
+def test_no_steps_give_the_start_and_starts_stay_as_they_were() -> None:
+    problem = Problem(2)
+    kept = problem.start.clone()
+    nothing = solve(FreeLatents(problem.start), problem.objective(), Schedule(0, 0.1), problem.synthesize)
+    solve(FreeLatents(problem.start), problem.objective(), Schedule(2, 0.1), problem.synthesize)
+    assert torch.equal(nothing.latents, kept)
+    assert torch.equal(problem.start, kept)
+    assert not problem.start.requires_grad
+    assert nothing.losses == {}
+
+
+def test_works_under_no_grad_on_tensors_of_inference_mode() -> None:
+    problem = Problem(1)
+    with torch.inference_mode():
+        base = problem.start * 1.0
+    with torch.no_grad():
+        found = solve(
+            Correction(base, torch.zeros_like(problem.start)), problem.objective(), Schedule(2, 0.1), problem.synthesize
+        )
+    assert not torch.equal(found.latents, base)

@@ -9,8 +9,9 @@ import torch
 from legato.editing.directions import Directions, save_directions
 from legato.models import Encoder, EncoderConfig, Generator, GeneratorConfig, load_generator, save_model
 from legato.types import DirectionInfo
+from tests.rpc.wire import RESOLUTION
 
-RESOLUTION, LAYERS, DIM = 64, 10, 16
+LAYERS, DIM = 10, 16
 NAMES = ("smile", "yaw")
 
 

@@ -92,11 +92,12 @@ class Server:
             max_edits=config.max_edits,
         )
         parts = Parts(engine, reader, self._metrics, self._threads, config.deadline_seconds)
-        self._store = SessionStore(
+        self._store = store = SessionStore[SessionStream](
             engine,
             resume_seconds=config.resume_seconds,
             ended=lambda outcome: self._metrics.sessions.labels(outcome).inc(),
         )
+        self._metrics.sessions_active.set_function(lambda: len(store))
         self._servicer = Servicer(parts, self._store, credits=config.credits, resume_seconds=config.resume_seconds)
         inversion_pb2_grpc.add_InversionServiceServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -151,7 +152,6 @@ class Server:
             await asyncio.sleep(WATCH_SECONDS)
             for session in self._store.expire():
                 log.info("session expired", extra={"fields": {"session": session.id}})
-            self._metrics.sessions_active.set(len(self._store))
             silence = time.monotonic() - self._engine.heartbeat
             if alive != (silence < self._config.heartbeat_seconds):
                 alive = not alive

@@ -86,7 +86,6 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
         entry, token = self._store.open(make)
         entry.session.attach(0, request.options.credits or math.inf)
         entry.stream = SessionStream(self._parts, entry.session, context)
-        self._parts.metrics.sessions_active.set(len(self._store))
         log.info("session opened", extra={"fields": {"session": entry.session.id, "policy": policy.value}})
         return entry, token
 
@@ -113,7 +112,6 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
         if session.closing:
             self._store.close(entry, "closed")
         self._store.detach(entry)
-        self._parts.metrics.sessions_active.set(len(self._store))
         event = "session closed" if session.closing else "stream ended, session kept"
         counters = {"received": session.stats.received, "completed": session.stats.completed}
         log.info(event, extra={"fields": {"session": session.id, **counters}})
@@ -198,7 +196,6 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
                 stream.stop(ProtocolViolation("the session was closed by CloseSession", reason="SESSION_CLOSED"))
                 await stream.over.wait()
         self._store.close(entry, "closed")
-        self._parts.metrics.sessions_active.set(len(self._store))
         return pb.CloseSessionResponse(stats=messages.stats(entry.session.stats))
 
     def _in_thread(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:

@@ -1,0 +1,137 @@
+"""A real engine with a tiny model behind a real server; most tests share one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from legato.commands.serve import build_engine
+from legato.config import Config, EngineConfig, ServerConfig
+from legato.engine import Engine
+from legato.metrics import Metrics
+from legato.rpc.server import Server, serve_in_thread
+from legato.types import Frame, FrameJob
+from legato_pb import inversion_pb2_grpc
+from tests.rpc.model import save_tiny_model
+from tests.rpc.wire import RESOLUTION, Wire
+
+MAX_SESSIONS = 3
+QUEUE_SIZE = 6
+
+
+@dataclass
+class Running:
+    """A server that runs, and a channel to it."""
+
+    server: Server
+    metrics: Metrics
+    channel: grpc.Channel
+    stub: inversion_pb2_grpc.InversionServiceStub
+
+    def wire(self) -> Wire:
+        """A new stream."""
+        return Wire(self.stub)
+
+    def value(self, name: str, **labels: str) -> float:
+        """A metric."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def engine_config(model_folder: Path) -> EngineConfig:
+    return EngineConfig(
+        model=str(model_folder), max_sessions=MAX_SESSIONS, queue_size=QUEUE_SIZE, batch_buckets=(1, 2), max_steps=4
+    )
+
+
+@pytest.fixture(scope="session")
+def engine(engine_config: EngineConfig) -> Iterator[Engine]:
+    engine = build_engine(engine_config)
+    engine.start()
+    yield engine
+    engine.stop(1.0)
+
+
+@pytest.fixture(scope="session")
+def serve(engine: Engine, engine_config: EngineConfig) -> Callable[..., AbstractContextManager[Running]]:
+    """Starts a server around the engine; keywords change its [server] settings."""
+
+    @contextlib.contextmanager
+    def start(own_engine: Engine | None = None, **settings: Any) -> Iterator[Running]:
+        config = Config(ServerConfig(**{"port": 0, "metrics_port": 0, "drain_seconds": 0.2, **settings}), engine_config)
+        metrics = Metrics(version="test")
+        with (
+            serve_in_thread(config, metrics, own_engine or engine) as server,
+            grpc.insecure_channel(server.address) as c,
+        ):
+            yield Running(server, metrics, c, inversion_pb2_grpc.InversionServiceStub(c))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def running(serve: Callable[..., AbstractContextManager[Running]]) -> Iterator[Running]:
+    """The server that most tests share. Every test leaves it without sessions."""
+    with serve() as shared:
+        yield shared
+
+
+@pytest.fixture(autouse=True)
+def leave_no_session(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Frees what a test left behind, so that the next one finds all places free."""
+    yield
+    if "running" in request.fixturenames:
+        free_all(request.getfixturevalue("running"))
+
+
+def free_all(running: Running) -> None:
+    """Waits for the streams to end and frees their sessions, as their resume time would."""
+    store = running.server._store
+    assert store is not None
+    wait_until(lambda: not store.streams)
+    store.close_all("closed")
+
+
+@pytest.fixture
+def hold(engine: Engine) -> Callable[[], AbstractContextManager[None]]:
+    """`with hold():` keeps the engine's thread busy, so that what is sent meanwhile waits."""
+
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        busy, go_on = threading.Event(), threading.Event()
+
+        def keep(result: object) -> None:
+            busy.set()
+            go_on.wait(60.0)
+
+        engine.submit(FrameJob(-1, 0, Frame(np.zeros((RESOLUTION, RESOLUTION, 3), np.uint8))), keep)
+        assert busy.wait(60.0)
+        try:
+            yield
+        finally:
+            go_on.set()
+
+    return held
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Returns when the condition holds; fails when it does not come to."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)

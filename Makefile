@@ -63,10 +63,10 @@ $(TORCH_READY): constraints.txt
 	$(PIP) install $(TORCH)
 	touch $@
 
-# No build isolation: an isolated build would download a torch of its own.
+# No build isolation: an isolated build would download a torch of its own. The extension is the next step's.
 $(PACKAGES_READY): $(TORCH_READY) pyproject.toml clients/python/pyproject.toml
 	$(PIP) install -c constraints.txt setuptools wheel ninja numpy
-	$(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[video,dev]"
+	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[video,dev]"
 	touch $@
 
 $(EXTENSION_READY): $(PACKAGES_READY) setup.py $(NATIVE)

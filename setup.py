@@ -2,7 +2,8 @@
 
 One abi3 file serves Python >= 3.10 and torch >= 2.11, so the sources include the stable headers alone. CUDA sources are
 compiled where nvcc is found, also beside a CPU build of torch; LEGATO_CUDA=1 demands them and LEGATO_CUDA=0 leaves them
-out. Without them the extension holds its CPU half, and says so.
+out. Without them the extension holds its CPU half, and says so. LEGATO_EXTENSION=0 leaves the whole extension for later:
+an editable install builds in a folder that it throws away, `setup.py build_ext --inplace` keeps its objects.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def build_extension() -> Extension:
 
 
 setup(
-    ext_modules=[build_extension()] if CSRC.is_dir() else [],
+    ext_modules=[] if os.environ.get("LEGATO_EXTENSION") == "0" else [build_extension()],
     cmdclass={"build_ext": cpp_extension.BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

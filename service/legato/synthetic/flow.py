@@ -74,16 +74,15 @@ def exact_flow(z_a: Tensor, z_b: Tensor, resolution: int) -> tuple[Tensor, Tenso
     seen = _look(ray, a)
     carried = _carry(seen, a, b)
     x, y, z = carried.point
+    reach = (x.square() + (y - CAMERA_Y).square() + (z - CAMERA_Z).square()).sqrt()
     wall = seen.part == WALL
-    sight = torch.stack([x, y - CAMERA_Y, z - CAMERA_Z])
-    reach = sight.norm(dim=0)
-    there = _look(_choose(wall, ray, (sight / reach).unbind()), b)
-    met = torch.stack([there.point[0] - x, there.point[1] - y, there.point[2] - z]).norm(dim=0) < _DEPTH
-    scale = resolution / 2 * CAMERA_Z / HALF_HEIGHT
-    start, end = _slope(ray), _slope(tuple(sight.unbind()))
-    still = torch.zeros_like(reach)
-    shift = torch.stack([torch.where(wall, still, (e - s) * scale) for s, e in zip(start, end, strict=True)], 1)
-    inside = torch.stack([e.abs() for e in end]).amax(0) * scale <= (resolution - 1) / 2 + 1e-3
+    sight = _choose(wall, ray, (x / reach, (y - CAMERA_Y) / reach, (z - CAMERA_Z) / reach))
+    there = _look(sight, b)
+    far = [(p - q).square() for p, q in zip(there.point, carried.point, strict=True)]
+    met = far[0] + far[1] + far[2] < _DEPTH**2
+    start, end = _position(ray, resolution), _position(sight, resolution)
+    shift = torch.stack([(e - s).masked_fill(wall, 0) for s, e in zip(start, end, strict=True)], 1)
+    inside = torch.maximum(end[0].abs(), end[1].abs()) <= (resolution - 1) / 2 + 1e-3
     visible = (there.part == seen.part) & (wall | (carried.exists & met & inside))
     return shift.unflatten(2, (resolution, resolution)), visible.unflatten(1, (1, resolution, resolution))
 
@@ -106,9 +105,10 @@ def _look(ray: Point, f: Factors) -> _Seen:
     return _Seen(point, found, torch.where(is_hit(point, near), part, WALL))
 
 
-def _slope(ray: Point) -> tuple[Tensor, Tensor]:
-    """Image position of a direction, x to the right and y down, in units of the camera's distance."""
-    return ray[0] / -ray[2], ray[1] / ray[2]
+def _position(ray: Point, resolution: int) -> tuple[Tensor, Tensor]:
+    """Where a direction meets the image: pixels from its middle, x to the right and y down."""
+    scale = resolution / 2 * CAMERA_Z / HALF_HEIGHT
+    return -ray[0] / ray[2] * scale, ray[1] / ray[2] * scale
 
 
 def _choose(where: Tensor, a: Point, b: Point) -> Point:
@@ -135,11 +135,11 @@ def _carry_skin(seen: Parts, a: Factors, b: Factors) -> _Carried:
     x, y, z = seen.rest
     e = 0.01
     grown = skin_distance(seen.rest, closed, b) - skin_distance(seen.rest, closed, a)
-    taps = [(1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)]
-    at = [skin_distance((x + i * e, y + j * e, z + k * e), closed, b) for i, j, k in taps]
-    slope = [sum(tap[axis] * d for tap, d in zip(taps, at, strict=True)) / (4 * e) for axis in range(3)]
-    steepness = torch.stack([s * s for s in slope]).sum(0).clamp(min=0.1)
-    rest = (x - grown * slope[0] / steepness, y - grown * slope[1] / steepness, z - grown * slope[2] / steepness)
+    dx = skin_distance((x + e, y, z), closed, b) - skin_distance((x - e, y, z), closed, b)
+    dy = skin_distance((x, y + e, z), closed, b) - skin_distance((x, y - e, z), closed, b)
+    dz = skin_distance((x, y, z + e), closed, b) - skin_distance((x, y, z - e), closed, b)
+    step = 2 * e * grown / (dx * dx + dy * dy + dz * dz).clamp(min=e * e)
+    rest = (x - step * dx, y - step * dy, z - step * dz)
     head, exists = rest_to_head(rest, b)
     inside_mouth = seen.mouth_gap & (z > 0.25)
     return _Carried(_choose(inside_mouth, seen.head, head), exists & ~inside_mouth)

@@ -2,8 +2,8 @@
 
 One abi3 file serves Python >= 3.10 and torch >= 2.11, so the sources include the stable headers alone. CUDA sources are
 compiled where nvcc is found, also beside a CPU build of torch; LEGATO_CUDA=1 demands them and LEGATO_CUDA=0 leaves them
-out. Without them the extension holds its CPU half, and says so. LEGATO_EXTENSION=0 leaves the whole extension for later:
-an editable install builds in a folder that it throws away, `setup.py build_ext --inplace` keeps its objects.
+out. Without them the extension holds its CPU half, and says so. LEGATO_EXTENSION=0 leaves all of it for later: an
+editable install builds in a folder that it throws away, `setup.py build_ext --inplace` keeps its objects.
 """
 
 from __future__ import annotations

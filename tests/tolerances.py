@@ -43,11 +43,12 @@ OP_GRADIENT = Tolerance(rtol=1e-4, atol=1e-6)  # central differences of step 1e-
 COMPILED = Tolerance(rtol=1e-6, atol=1e-6)  # the same kernel called from a compiled graph, gradients of order 1
 AUTOCAST = 0.02  # a float32 op whose convolution autocast runs in bfloat16
 
-# A smooth picture through JPEG of quality 95 with full chroma, worst pixel: the quantization table has steps of up to 12.
+# A smooth picture through JPEG of quality 95 with full chroma, worst pixel: the table has steps of up to 12.
 JPEG_LEVELS = 12
 
 # Evaluation.
 FRECHET = 1e-6  # float64 eigenvalues of a covariance of order 1
+CORRELATED = 0.05  # a closed form for independent axes, on 500 samples whose axes correlate by chance
 
 # Training.
 LENGTH = Tolerance(rtol=1e-4, atol=1e-4)  # codes of order 1 after a shift was moved from one float32 bias to another

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class LegatoError(Exception):
-    """Base of all expected errors. `reason` is the UPPER_SNAKE word that goes on the wire, `status` the gRPC code's name."""
+    """Base of expected errors. `reason` is the UPPER_SNAKE word that goes on the wire, `status` the gRPC code."""
 
     status: str = "INTERNAL"
     reason: str = "INTERNAL"

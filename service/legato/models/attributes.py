@@ -7,12 +7,17 @@ Inception's).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from legato.errors import ModelFileError
+from legato.models.files import read_tensors, resolve, write_tensors
 from legato.models.layers import EqualConv2d, EqualLinear
 
 SIZE = 64
@@ -72,3 +77,23 @@ class AttributeNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.standardized(image) * self.deviation + self.mean
+
+
+def save_attributes(network: AttributeNetwork, path: str | Path, *, recipe: Mapping[str, Any]) -> None:
+    """Writes the network as float16 safetensors with legato's header. Raises ModelFileError."""
+    tensors = {name: t.detach().cpu().half() for name, t in network.state_dict().items()}
+    write_tensors(path, tensors, kind="attributes", config=asdict(network.config), recipe=recipe)
+
+
+def load_attributes(path_or_name: str | Path) -> AttributeNetwork:
+    """A network from a file, or from a folder that holds attributes.safetensors. Raises ModelFileError."""
+    path = resolve(path_or_name, "attributes.safetensors")
+    header, tensors = read_tensors(path, kind="attributes")
+    try:
+        fields = dict(header.config)
+        network = AttributeNetwork(AttributesConfig(**{**fields, "names": tuple(fields["names"])}))
+        network.load_state_dict({name: t.float() for name, t in tensors.items()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{path} does not hold an attribute network: {error}. Train it again") from error
+    network.digest = header.digest
+    return network.eval().requires_grad_(False)

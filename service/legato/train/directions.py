@@ -8,15 +8,18 @@ reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from legato.models.attributes import AttributeNetwork
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
+from legato.synthetic.dataset import from_uint8, to_uint8
 from legato.synthetic.factors import ATTRIBUTES, IDENTITY, MOTION, attributes_of, sample_z
 from legato.synthetic.renderer import Renderer
 from legato.train.reconstruction import weighted_reconstruction
@@ -34,6 +37,21 @@ class Pairs:
     high: Tensor
     masks: Tensor  # [N, 2, R, R] eyes and mouth of either
     change: Tensor
+
+
+def cached_pairs(folder: Path, renderer: Renderer, attribute: str, seeds: Sequence[int], deviation: float) -> Pairs:
+    """`render_pairs`, kept in `folder` as uint8: they do not depend on the model."""
+    file = folder / f"{attribute}-{renderer.resolution}-{seeds[0]}-{len(seeds)}.npz"
+    if not file.exists():
+        pairs = render_pairs(renderer, attribute, seeds, deviation)
+        folder.mkdir(parents=True, exist_ok=True)
+        low, high = to_uint8(pairs.low).numpy(), to_uint8(pairs.high).numpy()
+        np.savez(file, low=low, high=high, masks=(pairs.masks * 255).byte().numpy(), change=pairs.change.numpy())
+    with np.load(file) as kept:
+        images = [from_uint8(torch.from_numpy(kept[side])) for side in ("low", "high")]
+        return Pairs(
+            images[0], images[1], torch.from_numpy(kept["masks"]).float() / 255, torch.from_numpy(kept["change"])
+        )
 
 
 def render_pairs(renderer: Renderer, attribute: str, seeds: Sequence[int], deviation: float) -> Pairs:
@@ -144,24 +162,11 @@ def standard_deviations(count: int = 4096) -> dict[str, float]:
     return dict(zip(ATTRIBUTES, values.tolist(), strict=True))
 
 
-def fit_all(
-    generator: Generator,
-    encoder: Encoder,
-    network: AttributeNetwork,
-    renderer: Renderer,
-    codes: Tensor,
-    *,
-    pairs: int = 48,
-    first_seed: int = 1_000_000,
-    progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Tensor]:
-    """Directions [L, D] of all attributes; `codes` [N, L, D] are heads to set the lengths on."""
-    found = {}
+def all_pairs(
+    folder: Path, renderer: Renderer, count: int = 48, first_seed: int = 1_000_000
+) -> Iterator[tuple[str, Pairs]]:
+    """Pairs of every attribute, each on heads of its own."""
     deviations = standard_deviations()
     for i, attribute in enumerate(ATTRIBUTES):
-        seeds = range(first_seed + i * pairs, first_seed + (i + 1) * pairs)
-        rendered = render_pairs(renderer, attribute, seeds, deviations[attribute])
-        raw = fit_direction(generator, encoder, rendered)
-        found[attribute] = set_length(generator, network, codes, attribute, raw)
-        progress(attribute)
-    return found
+        seeds = range(first_seed + i * count, first_seed + (i + 1) * count)
+        yield attribute, cached_pairs(folder, renderer, attribute, seeds, deviations[attribute])

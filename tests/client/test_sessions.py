@@ -118,6 +118,17 @@ def test_threads_and_asyncio_get_the_same(server: LocalServer, client: Client, c
         assert one.edited == other.edited
 
 
+def test_an_async_client_may_be_made_before_its_loop_runs(server: LocalServer) -> None:
+    client = AsyncClient(server.address)
+
+    async def ask() -> list[str]:
+        async with client:
+            return [model.name for model in await client.list_models()]
+
+    assert asyncio.run(ask()) == ["tiny"]
+    asyncio.run(AsyncClient("nowhere").close())
+
+
 async def test_asyncio_by_hand(server: LocalServer, clip: Clip) -> None:
     async with AsyncClient(server.address) as client:
         assert [model.name for model in await client.list_models()] == ["tiny"]

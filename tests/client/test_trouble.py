@@ -23,6 +23,7 @@ from legato_client import (
     AsyncClient,
     Client,
     ConnectionLost,
+    DeadlineMissed,
     FrameResult,
     LegatoError,
     Overloaded,
@@ -95,6 +96,27 @@ def test_no_server_is_told_at_once_with_its_address() -> None:
             for call in (client.list_models, client.open):
                 with pytest.raises(ServerUnreachable, match=f"no server answers at {address}: is `legato serve`"):
                     call()
+
+
+def test_a_server_that_never_answers_is_given_up_after_the_time_that_was_given() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+
+        async def awaited() -> None:
+            async with AsyncClient(address, timeout=0.2) as client:
+                with pytest.raises(DeadlineMissed, match=r"did not open the session within 0\.2 s"):
+                    await client.open()
+                with pytest.raises(DeadlineMissed, match="did not answer in the time that was given"):
+                    await client.list_models()
+
+        asyncio.run(awaited())
+        with Client(address) as client:
+            with pytest.raises(DeadlineMissed, match=r"did not open the session within 0\.2 s"):
+                client.open(timeout=0.2)
+            with pytest.raises(DeadlineMissed, match="did not answer in the time that was given"):
+                client.list_models(timeout=0.2)
 
 
 def test_a_server_that_stops_says_so_to_every_stream(model_folder: Path, clip: Clip) -> None:

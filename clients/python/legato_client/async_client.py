@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import cached_property
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import grpc
 
@@ -17,6 +18,9 @@ from legato_client.images import Picture
 from legato_client.protocol import StreamProtocol
 from legato_client.types import Direction, Inversion, ModelInfo, SessionOptions, SessionState, SessionStats, Synthesis
 from legato_pb.inversion_pb2_grpc import InversionServiceStub
+
+if TYPE_CHECKING:
+    from legato_pb.inversion_pb2_grpc import InversionServiceAsyncStub  # a name for type checkers alone
 
 T = TypeVar("T")
 
@@ -57,12 +61,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = 30.0,
     ) -> None:
-        self.address, self._timeout = address, timeout
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, OPTIONS)
-        self._stub = InversionServiceStub(self._channel)
+        self.address, self._timeout, self._credentials = address, timeout, credentials
 
     def open(self, *, timeout: float | None = None, **options: Unpack[SessionOptions]) -> _Opening:
         """Opens a session: `await client.open(...)`, or `async with client.open(...) as session`; see `Client.open`."""
@@ -99,7 +98,19 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; cancels what still runs on it."""
-        await self._channel.close()
+        if "_channel" in vars(self):
+            await self._channel.close()
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        """Made on first use: a channel belongs to the event loop that runs then."""
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.address, OPTIONS)
+        return grpc.aio.secure_channel(self.address, self._credentials, OPTIONS)
+
+    @cached_property
+    def _stub(self) -> InversionServiceAsyncStub:
+        return InversionServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -209,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="legato-client", description="Streams clips and images through a legato server."
     )
+    parser.add_argument("--version", action="version", version=f"legato-client {version('legato-client')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--server", default=DEFAULT_ADDRESS, metavar="ADDR", help="host:port (default: %(default)s)")

@@ -83,9 +83,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             _dataset(args)
     except OSError as error:
-        raise ConfigError(
-            f"{error.filename or args.sheet or args.clip or args.dataset} cannot be written: {error.strerror or error}"
-        ) from error
+        target = error.filename or args.sheet or args.clip or args.dataset
+        raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
     return 0
 
 

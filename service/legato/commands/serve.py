@@ -142,7 +142,6 @@ def _stop_signal() -> asyncio.Event:
 def _announced(server: Server, engine: Engine, settings: Config) -> Iterator[None]:
     """Tells where the server listens: on stdout, in the log, in the ready file while it lasts."""
     fields: dict[str, Any] = {"address": server.address, "metrics": server.metrics_address, "pid": os.getpid()}
-    log.info("listening", extra={"fields": {**fields, "model": engine.model.name, "digest": engine.model.digest[:12]}})
     ready = Path(settings.server.ready_file) if settings.server.ready_file else None
     if ready:
         partial = ready.with_name(ready.name + ".partial")
@@ -151,6 +150,7 @@ def _announced(server: Server, engine: Engine, settings: Config) -> Iterator[Non
             partial.replace(ready)
         except OSError as error:
             raise ConfigError(f"the ready file {ready} cannot be written: {error.strerror}") from error
+    log.info("listening", extra={"fields": {**fields, "model": engine.model.name, "digest": engine.model.digest[:12]}})
     print(f"legato listening on {server.address} metrics on {server.metrics_address or 'none'}", flush=True)
     try:
         yield

@@ -83,20 +83,21 @@ class SessionStream:
         Raises what those were given, ProtocolViolation for a message out of place, Overloaded for answers not taken.
         """
         self.session.wake = self._wake
-        running: set[asyncio.Future[None]] = {self._stopped}
+        tasks: set[asyncio.Future[None]] = {self._stopped}
         try:
             # gRPC sends the call's first metadata with the first message: until that is out, the call cannot be ended.
             await self._context.write(greeting)
             sender = asyncio.create_task(self._send())
-            running |= {sender, asyncio.create_task(self._read()), asyncio.create_task(self._feed())}
+            tasks |= {sender, asyncio.create_task(self._read()), asyncio.create_task(self._feed())}
+            running = tasks
             while not sender.done():
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:
-            for task in running:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._leave()
 
     def go_away(self, deadline_seconds: float, reason: str) -> None:

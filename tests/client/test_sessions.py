@@ -25,6 +25,7 @@ from legato_client import (
 )
 from legato_client.images import jpeg
 from legato_client.local import LocalServer
+from tests.client.servers import WAIT_SECONDS
 from tests.rpc.model import DIM, LAYERS, NAMES
 from tests.rpc.wire import RESOLUTION
 
@@ -211,11 +212,14 @@ async def test_an_awaiting_reader_may_leave_early_too(server: LocalServer, clip:
 
 
 def test_a_slow_reader_holds_the_server_back_and_loses_nothing(client: Client, clip: Clip) -> None:
-    seen = []
     with client.open(answers_ahead=2) as session:
-        for answer in session.stream(clip[:6]):
-            time.sleep(0.05)
-            seen.append(answer.seq)
+        answers, protocol = session.stream(clip[:6]), session._protocol
+        seen = [next(answers).seq]
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(protocol._answers._ready) < 2 or not protocol._sent_at:  # the server has used up its credit
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        seen += [answer.seq for answer in answers]
     assert seen == list(range(1, 7))
 
 

@@ -88,6 +88,7 @@ class Session(SessionFacts):
                         break
                     answer = self._protocol.take()
                     feed.unanswered.discard(answer.seq)
+                    self._changed.notify_all()  # taking an answer may have granted the server another
                 yield answer
             if feed.error:
                 raise feed.error

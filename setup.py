@@ -63,7 +63,7 @@ def choose_cuda(sources: list[str]) -> Path | None:
 def build_extension() -> Extension:
     cpu, cuda = find_sources("*.cpp", "cpu/*.cpp"), find_sources("cuda/*.cu")
     home = choose_cuda(cuda)
-    cxx = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+    cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
     nvcc = ["-O3", "--expt-relaxed-constexpr", *STABLE_ABI]
     libraries, include_dirs, link = [], [str(CSRC)], ["-Wl,--exclude-libs,ALL"]
     if home is None:

@@ -32,7 +32,6 @@ class Work:
     taken: bool = False
     submitted: bool = False  # the engine has it
     decode_seconds: float = 0.0
-    engine_seconds: float = 0.0  # from submit to answer, waiting included
     outcome: Outcome | None = None
 
 

@@ -219,11 +219,11 @@ def result(work: Work, answer: FrameAnswer) -> pb.FrameResult:
         state_version=answer.state_version,
         capture_time=work.capture_time,
     )
-    queue = max(0.0, work.engine_seconds - sum(answer.stage_seconds.values()))
-    encode_image = time.perf_counter() - start
-    stages = {"decode": work.decode_seconds, "queue": queue, **answer.stage_seconds, "encode_image": encode_image}
-    result.timings.extend(pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items())
+    stages = {"decode": work.decode_seconds, **answer.stage_seconds, "encode_image": time.perf_counter() - start}
+    stages["queue"] = 0.0
     result.server_seconds = time.monotonic() - work.arrival
+    stages["queue"] = max(0.0, result.server_seconds - sum(stages.values()))  # all the time that nobody worked on it
+    result.timings.extend(pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in stages.items())
     return result
 
 

@@ -223,10 +223,7 @@ class SessionStream:
         """Hands the job to the engine; waits while its queue is full, unless a newer frame makes this one stale."""
         loop, session = asyncio.get_running_loop(), self.session
 
-        submitted = time.monotonic()
-
         def done(result: FrameAnswer | LegatoError) -> None:  # on the engine's thread
-            work.engine_seconds = time.monotonic() - submitted
             loop.call_soon_threadsafe(
                 session.settle, work, result if isinstance(result, FrameAnswer) else _failure(result)
             )

@@ -44,7 +44,7 @@ def open_data(
     for image files, which are cropped to their central square, resized, and kept decoded below `cache`; `progress`
     wraps the files to decode. Their masks are empty. Raises ConfigError.
     """
-    command = f"legato render --dataset {folder} --resolution {resolution}"
+    command = f"legato render --dataset {folder} --images 20000 --resolution {resolution}"
     if not folder.is_dir():
         raise ConfigError(
             f"--data names a folder of images, or of renders; there is no folder {folder}. Make renders with: {command}"
@@ -66,7 +66,7 @@ def open_data(
 def _renders(folder: Path, split: Split, resolution: int) -> Heads:
     try:
         heads = read_shards(folder, split)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error)) from error
     found = heads.images.shape[2]
     if found == resolution:
@@ -74,7 +74,7 @@ def _renders(folder: Path, split: Split, resolution: int) -> Heads:
     if found % resolution:
         raise ConfigError(
             f"the renders in {folder} are {found} pixels wide, from which {resolution} cannot be made. Take a "
-            f"resolution that divides {found}, or make others with: legato render --dataset FOLDER "
+            f"resolution that divides {found}, or make others with: legato render --dataset FOLDER --images N "
             f"--resolution {resolution}"
         )
     factor = found // resolution

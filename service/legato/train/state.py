@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ConfigError(
-            f"{path} is no checkpoint of a training that can be read ({str(error).splitlines()[0]}); "
+            f"{path} is no checkpoint of a training that can be read ({type(error).__name__}); "
             "remove it to begin anew, or give another --out"
         ) from error
     return state
@@ -70,10 +70,10 @@ class Log:
     """Appends one JSON object a line to `log.jsonl`; a resumed training counts its seconds on from the last line."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "log.jsonl"
-        before = _last_seconds(path)
-        self._file = path.open("a", encoding="utf-8")
-        self._started = time.monotonic() - before
+        self.path = folder / "log.jsonl"
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        self._half_line = "\n" if text and not text.endswith("\n") else ""  # a kill came while it was written
+        self._started = time.monotonic() - _last_seconds(text)
 
     @property
     def seconds(self) -> float:
@@ -84,14 +84,14 @@ class Log:
         """One line; a number that JSON cannot say is written as null."""
         row = {"seconds": self.seconds, **values}
         finite = {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in row.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(self._half_line + json.dumps(finite) + "\n")
+        self._half_line = ""
 
 
-def _last_seconds(path: Path) -> float:
-    """Of the last whole line; a kill can leave half a one."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in reversed(lines):
+def _last_seconds(text: str) -> float:
+    """Of the last whole line."""
+    for line in reversed(text.splitlines()):
         try:
             return float(json.loads(line)["seconds"])
         except (ValueError, KeyError, TypeError):

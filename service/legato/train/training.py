@@ -6,6 +6,7 @@ the checkpoint, and on the CPU with one thread ends with the same bits as if it 
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -117,9 +118,11 @@ class Training(ABC):
         LegatoError when a loss is no number: the last checkpoint stays as it was.
         """
         reported = time.monotonic()
+        latest: dict[str, Tensor] = {}  # some losses are not there in every step
         while not self.finished:
             torch.manual_seed((self.seed << 32) + self.steps)
             batch, values = self.step()
+            latest |= values
             self.images, self.steps = self.images + batch, self.steps + 1
             for ema in self.emas:
                 ema.update(batch, self.images)
@@ -127,7 +130,7 @@ class Training(ABC):
             progress(batch, values)
             stopped = stop()
             if due or stopped or self.finished or time.monotonic() - reported > self.checkpoint_seconds:
-                self._report(values)
+                self._report(latest)
                 reported = time.monotonic()
             if stopped:
                 break
@@ -135,7 +138,7 @@ class Training(ABC):
 
     def _report(self, values: Values) -> None:
         latest = {name: float(value) for name, value in values.items()}
-        wrong = sorted(name for name, value in values.items() if not bool(value.isfinite()))
+        wrong = sorted(name for name, value in latest.items() if not math.isfinite(value))
         if wrong:
             raise LegatoError(
                 f"the training went wrong by image {self.images}: {', '.join(wrong)} is not finite. The last "

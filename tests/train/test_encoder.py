@@ -1,0 +1,92 @@
+"""An encoder for a frozen generator: it learns from pictures and samples, judged or not, and goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from legato.models import load_encoder, save_model
+from legato.models.generator import Generator
+from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
+from tests.tolerances import EXACT
+from tests.train.small import ENCODER_64, GENERATOR_64, Killed, assert_resumes_to_the_bit, heads, kill_after
+
+CONFIG = EncoderTrainingConfig(
+    ENCODER_64,
+    images=4 * 4,
+    batch=4,
+    adversarial=0.1,
+    adversarial_share=0.75,
+    discriminator_base=64,
+    discriminator_images=4,
+    precision="float32",
+    checkpoint_seconds=0,
+)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(3)
+    made = Generator(GENERATOR_64).requires_grad_(False)
+    made.w_avg.copy_(torch.randn(GENERATOR_64.w_dim))
+    return made
+
+
+def training(
+    folder: Path, generator: Generator, config: EncoderTrainingConfig, samples: bool = False
+) -> EncoderTraining:
+    data = heads(4, 64)
+    return EncoderTraining(config, folder, generator, None if samples else lambda: data, None if samples else data)
+
+
+def test_begins_at_the_mean_latent(tmp_path: Path, generator: Generator) -> None:
+    run = training(tmp_path, generator, CONFIG)
+    for module in (run.encoder, run.average):
+        torch.testing.assert_close(module.w_avg, generator.w_avg, **EXACT)
+
+
+def test_learns_a_small_set_and_leaves_the_generator(tmp_path: Path, generator: Generator) -> None:
+    config = replace(CONFIG, images=4 * 30, adversarial=0.0, checkpoint_seconds=1e9, rate=1e-2)
+    run = training(tmp_path, generator, config)
+    before = [p.clone() for p in generator.parameters()]
+    losses: list[float] = []
+    run.run(lambda batch, values: losses.append(float(values["rebuilt"])))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert all(torch.equal(now, then) for now, then in zip(generator.parameters(), before, strict=True))
+    (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {"psnr_db", "rebuilt", "spread"} <= row.keys()
+
+
+def test_the_discriminator_is_listened_to_after_it_has_seen_some(tmp_path: Path, generator: Generator) -> None:
+    run = training(tmp_path, generator, CONFIG)
+    seen: list[set[str]] = []
+    run.run(lambda batch, values: seen.append(set(values)))
+    ours, judged = {"rebuilt", "spread"}, {"rebuilt", "spread", "real", "fake"}
+    assert seen == [ours, judged, judged | {"fooled"}, judged | {"fooled"}]
+
+
+@pytest.mark.parametrize("samples", [False, True], ids=["pictures", "samples"])
+def test_goes_on_to_the_bit(tmp_path: Path, generator: Generator, samples: bool) -> None:
+    assert_resumes_to_the_bit(lambda folder: training(folder, generator, CONFIG, samples), tmp_path, 3)
+
+
+def test_samples_bring_their_codes(tmp_path: Path, generator: Generator) -> None:
+    run = training(tmp_path, generator, replace(CONFIG, adversarial=0.0, checkpoint_seconds=1e9), samples=True)
+    with pytest.raises(Killed):
+        run.run(kill_after(1))
+    _, values = run.step()
+    assert "code" in values
+    first, again = run.figures(), run.figures()
+    assert first == again  # the held-out samples are the same at every report
+
+
+def test_exported_encoder_gives_the_same_latents(tmp_path: Path, generator: Generator) -> None:
+    run = training(tmp_path, generator, replace(CONFIG, images=8))
+    run.run()
+    save_model(run.average, tmp_path / "encoder.safetensors", meta={}, dtype=torch.float32)
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(load_encoder(tmp_path)(x), run.average.eval()(x), **EXACT)

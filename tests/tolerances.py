@@ -70,3 +70,15 @@ BESIDE_OTHERS_RMS = {
     ("torch.bfloat16", False): 5e-3,
     ("torch.bfloat16", True): 2e-2,
 }
+
+# Rendered heads.
+Z_ROUNDING = Tolerance(rtol=0.0, atol=1e-5)  # float32 mean of 64 squares, and an epsilon of 1e-8 under the root
+POSITION_ROUNDING = Tolerance(rtol=0.0, atol=1e-3)  # world units (0.05 pixels at 128): a fixed point beside a mouth's corner
+GOLDEN_RENDER_LEVELS = 0.5  # of 255, mean over a picture; a last bit decides now and then whether a ray still hits
+FLOW_ZERO_PIXELS = 0.01  # there and back through float32 at six units from the camera
+FLOW_RIGID_PIXELS = 0.1  # of 64; two tracings that stop at other places on their way into a surface
+FLOW_PSNR_DB = 33.0  # of 128 pixels; light changes while the head turns, bilinear interpolation softens edges
+FLOW_RETURN_PIXELS = 0.1  # there and back, 99 of 100 pixels: the way back is interpolated between pixels
+CLIP_PSNR_DB = 36.0  # the bundled clip against its frames: H.264 with halved color
+CODEC_LEVELS = 6.0  # of 255, mean; 16 pixels of H.264 with halved color have hardly a flat area
+ATTRIBUTE_TEXT = Tolerance(rtol=1e-6, atol=1e-6)  # float32 written as decimal numbers

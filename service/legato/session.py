@@ -23,7 +23,7 @@ from typing import Any
 from legato.errors import InvalidInput, LegatoError, Overloaded, ProtocolViolation
 from legato.options import Change, DropReason, Policy, Settings
 from legato.types import Edit, FrameAnswer
-from legato.work import Failed, Outcome, Stats, Work
+from legato.work import Failed, FrameObserver, Outcome, Stats, Unobserved, Work
 
 RUNNING = 2  # frames of one session between take and next_answer: one in the engine, one on its way in or out
 MAX_UNTAKEN = 4096  # answers that may lie in the outbox of a client that takes none
@@ -39,7 +39,7 @@ class Session:
 
     Args:
         credits: frames that may be in flight under ORDERED; one more is dropped as QUEUE_FULL.
-        observe: called with each frame once, when it settles.
+        observer: hears of each frame twice, when it comes in and when it settles; not of one that is sent again.
 
     The stream sets `wake`, which is called after every change that may let a frame start or an answer leave.
     """
@@ -53,7 +53,7 @@ class Session:
         policy: Policy,
         settings: Settings,
         credits: int,
-        observe: Callable[[Work, Outcome], None] = lambda work, outcome: None,
+        observer: FrameObserver | None = None,
     ) -> None:
         self.id = id
         self.slot = slot
@@ -67,7 +67,7 @@ class Session:
         self.wake: Callable[[], None] = _asleep
         self._settings = settings
         self._updates: list[Change] = []
-        self._observe = observe
+        self._observer = observer or Unobserved()
         self._waiting: deque[Work] = deque()
         self._frames: dict[int, Work] = {}  # waiting and running, in the order of seq
         self._running = 0  # taken, and not yet handed out by next_answer
@@ -145,7 +145,7 @@ class Session:
                 f"each seq is greater than the one before, the first at least 1; got {work.seq} after {self.last_seq}"
             )
             late = Failed("SESSION_CLOSING", "no frame follows close; open a new session")
-            self.stats.received += 1
+            self._count_in()
             self._finish(work, late if self.closing else Failed("SEQ_NOT_INCREASING", rule))
             self._outbox.append(work)
             self.wake()
@@ -157,9 +157,13 @@ class Session:
             self._outbox.append(work)
             self.wake()
             return False
-        self.stats.received += 1
+        self._count_in()
         self._frames[work.seq] = work
         return True
+
+    def _count_in(self) -> None:
+        self.stats.received += 1
+        self._observer.received()
 
     def _settings_at(self, seq: int) -> Settings:
         due = sorted((change for change in self._updates if change.from_seq <= seq), key=lambda change: change.from_seq)
@@ -236,7 +240,7 @@ class Session:
             self.stats.failed += 1
         else:
             self.stats.dropped += 1
-        self._observe(work, outcome)
+        self._observer.settled(work, outcome)
 
     def _release(self, work: Work) -> None:
         if work.taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from legato.options import DropReason, Settings
 from legato.types import FrameAnswer
@@ -50,3 +50,20 @@ class Stats:
     def mean_psnr_db(self) -> float:
         """Mean over the frames that were reconstructed; 0 before the first."""
         return self.psnr_sum / self.psnr_frames if self.psnr_frames else 0.0
+
+
+class FrameObserver(Protocol):
+    """Hears of every frame of a session."""
+
+    def received(self) -> None: ...
+    def settled(self, work: Work, outcome: Outcome) -> None: ...
+
+
+class Unobserved:
+    """Hears nothing of frames."""
+
+    def received(self) -> None:
+        return None
+
+    def settled(self, work: Work, outcome: Outcome) -> None:
+        return None

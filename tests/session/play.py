@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from legato.options import DropReason, Policy, Settings
 from legato.session import Session
 from legato.types import FrameAnswer
-from legato.work import Outcome, Work
+from legato.work import FrameObserver, Outcome, Work
 
 
 def session(
@@ -15,10 +13,10 @@ def session(
     *,
     credits: int = 4,
     settings: Settings | None = None,
-    observe: Callable[[Work, Outcome], None] = lambda work, outcome: None,
+    observer: FrameObserver | None = None,
 ) -> Session:
     return Session(
-        id="s", slot=3, model="m", policy=policy, settings=settings or Settings(), credits=credits, observe=observe
+        id="s", slot=3, model="m", policy=policy, settings=settings or Settings(), credits=credits, observer=observer
     )
 
 
@@ -57,3 +55,17 @@ def settings_of_all(s: Session) -> list[Settings]:
 
 def seqs(works: list[Work]) -> list[int]:
     return [work.seq for work in works]
+
+
+class Settled:
+    """Observes frames: how many came in, and which settled."""
+
+    def __init__(self) -> None:
+        self.came_in = 0
+        self.seqs: list[int] = []
+
+    def received(self) -> None:
+        self.came_in += 1
+
+    def settled(self, work: Work, outcome: Outcome) -> None:
+        self.seqs.append(work.seq)

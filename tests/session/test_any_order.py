@@ -11,15 +11,15 @@ from legato.errors import InvalidImage
 from legato.options import DropReason, Policy
 from legato.session import RUNNING
 from legato.work import Failed, Work
-from tests.session.play import answer, session, started, told
+from tests.session.play import Settled, answer, session, started, told
 
 
 class Driver:
     """A session, a pretended engine and a client, driven by the names of actions."""
 
     def __init__(self, policy: Policy, credits: int) -> None:
-        self.session = session(policy, credits=credits, observe=lambda work, outcome: self.settled.append(work.seq))
-        self.settled: list[int] = []
+        self.seen = Settled()
+        self.session = session(policy, credits=credits, observer=self.seen)
         self.engine: list[Work] = []
         self.results: list[int] = []
         self.sent = 0
@@ -77,6 +77,6 @@ def test_every_frame_settles_once_and_answers_never_go_back(actions: list[str], 
         getattr(driver, action)()
     driver.finish()
     stats = driver.session.stats
-    assert sorted(driver.settled) == list(range(1, driver.sent + 1))
+    assert sorted(driver.seen.seqs) == list(range(1, driver.sent + 1))
     assert driver.results == sorted(set(driver.results))
-    assert stats.received == stats.completed + stats.failed + stats.dropped == driver.sent
+    assert stats.received == stats.completed + stats.failed + stats.dropped == driver.sent == driver.seen.came_in

@@ -11,14 +11,14 @@ from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Po
 from legato.session import MAX_UNTAKEN, MAX_UPDATES, RUNNING
 from legato.types import Edit, Outputs
 from legato.work import Failed
-from tests.session.play import answer, seqs, session, settings_of_all, started, told
+from tests.session.play import Settled, answer, seqs, session, settings_of_all, started, told
 
 SMILE, YAW = (Edit("smile", 1.0),), (Edit("yaw", 2.0),)
 
 
 def test_a_frame_is_taken_settled_and_told_once() -> None:
-    seen: list[int] = []
-    s = session(observe=lambda work, outcome: seen.append(work.seq))
+    seen = Settled()
+    s = session(observer=seen)
     s.receive(1, "pixels", 0.5, capture_time=7.0)
     work = s.take()
     assert work is not None
@@ -29,7 +29,7 @@ def test_a_frame_is_taken_settled_and_told_once() -> None:
     assert told(s) == [(1, "FrameAnswer")]
     assert s.finished
     assert s.state_version == 9
-    assert seen == [1]
+    assert (seen.came_in, seen.seqs) == (1, [1])
     assert work.payload is None
 
 
@@ -206,7 +206,8 @@ def test_a_cut_stream_forgets_what_had_not_begun_and_keeps_what_had() -> None:
 
 
 def test_a_client_that_comes_back_sends_again_what_it_misses() -> None:
-    s = session(credits=8)
+    seen = Settled()
+    s = session(credits=8, observer=seen)
     for seq in (1, 2):
         s.receive(seq, None, 0.0)
     for work in started(s):
@@ -223,6 +224,7 @@ def test_a_client_that_comes_back_sends_again_what_it_misses() -> None:
     s.settle(third, answer(3, version=3))
     assert told(s) == [(3, "FrameAnswer")]
     assert (s.stats.received, s.stats.completed, s.stats.dropped) == (4, 3, 1)
+    assert (seen.came_in, len(seen.seqs)) == (4, 4), "one from memory is not counted twice"
 
 
 def test_a_frame_that_newer_ones_overtook_is_stale_after_a_resume() -> None:

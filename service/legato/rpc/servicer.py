@@ -80,7 +80,7 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
                 policy=policy,
                 settings=settings,
                 credits=self._credits,
-                observe=self._parts.metrics.settled,
+                observer=self._parts.metrics,
             )
 
         entry, token = self._store.open(make)

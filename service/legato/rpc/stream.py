@@ -164,7 +164,6 @@ class SessionStream:
 
     def _take_frame(self, frame: pb.FrameInput) -> None:
         arrival = time.monotonic()
-        self._parts.metrics.received()
         try:
             edits = self._parts.reader.edits(frame.edits.edits) if frame.HasField("edits") else None
             if not math.isfinite(frame.capture_time):

@@ -78,7 +78,8 @@ def clip_flow(
 
     previous(p + flow(p)) ~ current(p), as the service takes it with a frame; visible is bool [T - 1, 1, R, R].
     """
-    flows, masks = [torch.empty(0, 2, resolution, resolution)], [torch.empty(0, 1, resolution, resolution).bool()]
+    flows = [z.new_empty(0, 2, resolution, resolution)]
+    masks = [z.new_empty(0, 1, resolution, resolution).bool()]
     for start in range(1, len(z), _BATCH):
         current = z[start : start + _BATCH]
         flow, visible = exact_flow(current, z[start - 1 : start - 1 + len(current)], resolution)

@@ -111,11 +111,11 @@ class EngineConfig:
         "numbers inside the convolutions; auto: bfloat16 where the device has it",
         choices=("auto", "float32", "bfloat16"),
     )
-    refine_lr: float = setting(0.03, "rate of a gradient step on the carried correction", minimum=0.0, maximum=1.0)
+    refine_lr: float = setting(0.01, "rate of a gradient step on the carried correction", minimum=0.0, maximum=1.0)
     refine_flow_weight: float = setting(
         0.5, "weight of flow consistency in a step, beside 1 for the pixels", minimum=0.0
     )
-    refine_prior_weight: float = setting(0.05, "weight that holds the correction small", minimum=0.0)
+    refine_prior_weight: float = setting(0.2, "weight that holds the correction small", minimum=0.0)
 
     def __post_init__(self) -> None:
         _check_section(self)

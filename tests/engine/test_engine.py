@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from legato.config import EngineConfig
 from legato.engine import HEARTBEAT_SECONDS, Engine, EngineOptions
 from legato.errors import InvalidEdit, InvalidInput, LegatoError, NotFound, Overloaded, ShuttingDown
 from legato.scheduler import Scheduler
@@ -329,3 +330,11 @@ def test_a_warm_up_that_fails_is_told(model: Model, monkeypatch: pytest.MonkeyPa
     with pytest.raises(RuntimeError, match="no such kernel"):
         engine.start()
     assert not engine.ready
+
+
+def test_settings_of_a_server_default_to_those_of_the_engine() -> None:
+    settings, options = EngineConfig(), EngineOptions()
+    for name in ("max_sessions", "batch_buckets", "max_steps", "threads", "precision"):
+        assert getattr(settings, name) == getattr(options, name), name
+    for name in ("lr", "flow_weight", "prior_weight"):
+        assert getattr(settings, f"refine_{name}") == getattr(options.tracker, name), name

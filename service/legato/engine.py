@@ -80,10 +80,8 @@ class Engine:
         self.capacity = self.options.max_sessions
         self.heartbeat = time.monotonic()
         self.ready = False
-        config = generator.config
-        self.model = ModelInfo(
-            name, generator.digest, config.resolution, generator.num_layers, config.w_dim, description
-        )
+        size = (generator.config.resolution, generator.num_layers, generator.config.w_dim)
+        self.model = ModelInfo(name, generator.digest, *size, description)
         self._observer = observer or Unobserved()
         self._pipeline = Pipeline(
             generator,
@@ -257,17 +255,18 @@ class Engine:
                 torch.set_num_threads(self.options.threads)
             self._warm_up()
             self.ready = not self._stopping
-        except BaseException as error:
-            self._failure = error
-            return
-        finally:
             self._started.set()
-        while not self._stopping or (len(self._queue) and time.monotonic() < self._drain_until):
-            self.step()
+            while not self._stopping or (len(self._queue) and time.monotonic() < self._drain_until):
+                self.step()
+        except BaseException as error:
+            log.exception("the engine's thread ends")
+            self._failure = error
         with self._changed:
+            self.ready, self._stopping = False, True
             rest = self._closed + self._queue.drain()
         for call in rest:
             self._give(call, ShuttingDown("the server stopped before this frame ran; send it to another one"))
+        self._started.set()
 
     def _warm_up(self) -> None:
         """Runs every bucket plain, with an edit, and with a step, on nobody's frames: no client waits for it."""

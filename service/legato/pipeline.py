@@ -243,9 +243,9 @@ class Pipeline:
         if not reconstructions:
             return {}
         rows = list(reconstructions)
-        images, index = torch.stack(list(reconstructions.values())), torch.tensor(rows)
+        images, index = torch.stack(list(reconstructions.values())), torch.tensor(rows, device=self.device)
         state.output[index], state.has_output[index] = images, True
-        still = torch.tensor([batch.jobs[row].max_steps == 0 for row in rows])
+        still = torch.tensor([batch.jobs[row].max_steps == 0 for row in rows], device=self.device)
         self._tracker.observe(state, index[still], l1(images[still], batch.images[index[still]]))
         return dict(zip(rows, psnr(images, batch.images[index]).tolist(), strict=True))
 

@@ -330,6 +330,8 @@ def test_a_warm_up_that_fails_is_told(model: Model, monkeypatch: pytest.MonkeyPa
     with pytest.raises(RuntimeError, match="no such kernel"):
         engine.start()
     assert not engine.ready
+    with pytest.raises(ShuttingDown):
+        engine.submit(FrameJob(-1, 1, Frame(np.zeros((SIDE, SIDE, 3), np.uint8))), lambda result: None)
 
 
 def test_settings_of_a_server_default_to_those_of_the_engine() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from legato.calls import SynthesisCall
 from legato.errors import InvalidEdit, InvalidInput, LegatoError
+from legato.inversion import TrackerOptions
 from legato.losses import psnr
 from legato.pipeline import Pipeline
 from legato.types import Edit, Flow, Frame, FrameAnswer, FrameJob, Outputs
@@ -21,6 +22,7 @@ from tests.tolerances import BATCH_LATENTS_FLOAT32, DIFFERENCE_ROUNDING, EXACT, 
 
 ALL = Outputs(latents=True)
 FRAMES = 8
+FAST = TrackerOptions(lr=0.04)  # the encoder of random weights has far to go
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def frames(model: Model) -> list[Frame]:
 
 @pytest.fixture
 def pipeline(model: Model) -> Pipeline:
-    return Pipeline(model.generator, model.encoder, model.directions, slots=4, max_steps=8)
+    return Pipeline(model.generator, model.encoder, model.directions, slots=4, max_steps=8, tracker=FAST)
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def test_a_bad_job_is_answered_alone(pipeline: Pipeline, frames: list[Frame]) ->
 
 
 def test_numbers_that_are_not_finite_touch_nobody(pipeline: Pipeline, model: Model, frames: list[Frame]) -> None:
-    undisturbed = Pipeline(model.generator, model.encoder, model.directions, slots=4)
+    undisturbed = Pipeline(model.generator, model.encoder, model.directions, slots=4, tracker=FAST)
     for t in range(3):
         jobs = [FrameJob(slot, t, frames[t], SMILE, ALL, max_steps=1) for slot in (0, 1)]
         expected = [answer(result) for result in undisturbed.run(jobs)]

@@ -83,7 +83,7 @@ class TrackerState:
 
     def gather(self, rows: Sequence[int]) -> TrackerState:
         """A copy of some rows; -1 is the last one."""
-        index = torch.tensor(rows) % self.version.shape[0]
+        index = torch.tensor(rows) % self.version.shape[0]  # on the CPU, where it serves tensors of every device
         return TrackerState(*(tensor[index] for tensor in self._tensors()))
 
     def scatter(self, rows: Sequence[int], batch: TrackerState, kept: Sequence[int]) -> None:
@@ -129,7 +129,7 @@ class Tracker:
         encoded: Tensor,  # [N, L, D]: E(x)
         images: Tensor,  # [N, 3, R, R] in [-1, 1]
         steps: Sequence[int],  # N: gradient steps that each row takes
-        motion: Motion | None,  # of N rows; needed when a row takes steps
+        motion: Motion | None,  # of N rows; None when no row takes steps
     ) -> Tensor:  # [N, L, D]
         """E(x) + c after each row's steps; a row that takes none costs nothing.
 
@@ -137,25 +137,26 @@ class Tracker:
         cut: the correction starts again from zero, and that step is spent on finding out.
         """
         taken = 0
-        for budget in sorted({1, *steps} - {0}):
-            rows = [row for row, wanted in enumerate(steps) if wanted >= budget]
-            if not rows or motion is None:
+        for until in sorted({1, *steps} - {0}):  # rows leave when their budget ends; the first step stands alone
+            rows = [row for row, wanted in enumerate(steps) if wanted >= until]
+            if not rows:
                 break
-            index = torch.tensor(rows)
-            carried = state.correction[index]
-            moments = Moments(state.first[index], state.second[index], state.age[index])
+            if motion is None:
+                raise ValueError("rows that take steps need the motion of their frames; got None")
+            index = torch.tensor(rows, device=encoded.device)
             found = solve(
-                Correction(encoded[index], carried),
+                Correction(encoded[index], state.correction[index]),
                 self._objective(encoded[index], images[index], motion.warped[index], motion.visible[index]),
-                Schedule(budget - taken, self.options.lr),
+                Schedule(until - taken, self.options.lr),
                 self._synthesize,
-                moments=(moments,),
+                moments=(Moments(state.first[index], state.second[index], state.age[index]),),
             )
-            (state.correction[index],), (moved,) = found.free, found.moments
-            state.first[index], state.second[index], state.age[index] = moved.first, moved.second, moved.age
+            (moments,) = found.moments
+            state.first[index], state.second[index], state.age[index] = moments.first, moments.second, moments.age
+            state.correction[index] = found.free[0]
             if taken == 0:
                 self.observe(state, index, found.losses["pixel"][0])
-            taken = budget
+            taken = until
         return encoded + state.correction
 
     def observe(self, state: TrackerState, index: Tensor, residual: Tensor) -> None:

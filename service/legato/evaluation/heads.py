@@ -52,7 +52,8 @@ def fidelity(
     codes = _encode(encoder, images)
 
     def synthesize(latents: Tensor) -> Tensor:
-        return generator(latents)
+        image: Tensor = generator(latents)
+        return image
 
     def show(latents: Tensor) -> Tensor:
         with torch.no_grad():

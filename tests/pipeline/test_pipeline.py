@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from legato.calls import SynthesisCall
 from legato.errors import InvalidEdit, InvalidInput, LegatoError
-from legato.inversion import TrackerOptions
+from legato.inversion import Tracker, TrackerOptions, TrackerState
+from legato.inversion.streaming import Motion
 from legato.losses import psnr
+from legato.models.flow import DisFlow, gray, visible
+from legato.ops import flow_warp
 from legato.pipeline import Pipeline
 from legato.types import Edit, Flow, Frame, FrameAnswer, FrameJob, Outputs
 from tests.pipeline.model import DIM, LAYERS, OVERFLOW, SIDE, SMILE, Model, small_model, stream, to_image, to_pixels
@@ -186,6 +189,24 @@ def test_reset_begins_afresh(pipeline: Pipeline, frames: list[Frame]) -> None:
     again = answer(pipeline.run([FrameJob(0, 3, frames[0], outputs=ALL, max_steps=1)])[0])
     np.testing.assert_array_equal(first.latents, again.latents)
     assert again.state_version == 1
+
+
+def test_steps_are_held_to_the_last_output_along_the_flow_of_the_frames(
+    pipeline: Pipeline, model: Model, frames: list[Frame]
+) -> None:
+    """What the pipeline hands to the tracker, put together by hand."""
+    pipeline.run([FrameJob(0, 1, frames[0])])
+    second = answer(pipeline.run([FrameJob(0, 2, frames[1], outputs=ALL, max_steps=2)])[0])
+    pull, back = DisFlow().both(gray(frames[1].pixels, SIDE), gray(frames[0].pixels, SIDE))
+    state = TrackerState.zeros(1, layers=LAYERS, dim=DIM, resolution=SIDE, flow_side=SIDE, device=torch.device("cpu"))
+    with torch.no_grad():
+        warped, _ = flow_warp(model.generator(model.encoder(to_image(frames[0]))), pull)
+        motion = Motion(warped, visible(pull, back))
+        encoded = model.encoder(to_image(frames[1]))
+        expected = Tracker(model.generator, FAST).refine(state, encoded, to_image(frames[1]), [2], motion)
+    assert motion.visible.mean() > 0.2
+    assert second.latents is not None
+    torch.testing.assert_close(torch.from_numpy(second.latents), expected[0], **EXACT)
 
 
 def test_flow_that_is_given_is_used(model: Model, frames: list[Frame]) -> None:

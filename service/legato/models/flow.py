@@ -36,8 +36,8 @@ class DisFlow:
 
     def __call__(self, current: NDArray[np.uint8], previous: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pull flow float32 [2, S, S] from the gray image `previous` [S, S] to `current` [S, S]."""
-        start = np.zeros((*current.shape, 2), np.float32)  # OpenCV begins from it and writes into it
-        vectors = np.asarray(self._dis.calc(current, previous, start), np.float32)
+        field = np.zeros((*current.shape, 2), np.float32)
+        vectors = np.asarray(self._dis.calc(current, previous, field), np.float32)
         return np.ascontiguousarray(vectors.transpose(2, 0, 1))
 
     def both(self, current: NDArray[np.uint8], previous: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,25 @@ VIDEO_LEVELS = Tolerance(rtol=0.0, atol=3.0)  # of 255; a flat gray through 4:2:
 
 # Losses and inversion.
 LOSS_ROUNDING = Tolerance(rtol=1e-5, atol=1e-6)  # float32 means over some thousand pixels, summed in another order
+ADAM_ROUNDING = Tolerance(rtol=1e-4, atol=1e-5)  # some steps of 0.1 whose direction is a ratio of two rounded means
+FLOW_PIXELS = Tolerance(rtol=0.0, atol=0.15)  # DIS at a quarter of the resolution, on a texture of 4 pixels
+BATCH_LATENTS_FLOAT32 = Tolerance(rtol=0.0, atol=0.01)  # 4 steps of .03; Adam divides small gradients by their own size
+DIFFERENCE_ROUNDING = Tolerance(rtol=0.0, atol=2e-6)  # of two float32 codes of some units that were summed before
+LEVELS_ROUNDING = Tolerance(rtol=0.0, atol=1.0)  # of 255; a value between two levels falls to either side
+PSNR_ROUNDING = {"rel_tol": 0.0, "abs_tol": 1e-3}  # dB; a mean of squares in another order
+
+# Latents of a session beside three others against those of the same session alone: root mean square over a frame as a
+# fraction of their standard deviation, by dtype and whether steps were taken. Products of one row and of several are
+# summed in different orders, bfloat16 then rounds the difference up to 2^-8, and Adam divides small gradients by their
+# own size. Measured at 64 and 128 px: without steps float32 and bfloat16 1e-6 (the heads are float32; convolutions of
+# other processors may differ by a rounding), with 4 steps a frame over 8 frames float32 3e-4, bfloat16 4e-3. Over longer
+# streams steps drift apart on the way to the same images: 1.5e-2 after 40 frames, in either dtype.
+BESIDE_OTHERS_RMS = {
+    ("torch.float32", False): 1e-5,
+    ("torch.float32", True): 2e-3,
+    ("torch.bfloat16", False): 5e-3,
+    ("torch.bfloat16", True): 2e-2,
+}
 
 # Ops. Errors are root mean squares against float64, as fractions of the float64 result's root mean square.
 FUSED_RATIO = 2.0  # a kernel may err this much more than the plain reference does in the same dtype ...
@@ -52,28 +71,12 @@ CORRELATED = 0.05  # a closed form for independent axes, on 500 samples whose ax
 
 # Training.
 LENGTH = Tolerance(rtol=1e-4, atol=1e-4)  # codes of order 1 after a shift was moved from one float32 bias to another
-ADAM_ROUNDING = Tolerance(rtol=1e-4, atol=1e-5)  # some steps of 0.1 whose direction is a ratio of two rounded means
-FLOW_PIXELS = Tolerance(rtol=0.0, atol=0.15)  # DIS at a quarter of the resolution, on a texture of 4 pixels
-BATCH_LATENTS_FLOAT32 = Tolerance(rtol=0.0, atol=0.01)  # 4 steps of .03; Adam divides small gradients by their own size
-DIFFERENCE_ROUNDING = Tolerance(rtol=0.0, atol=2e-6)  # of two float32 codes of some units that were summed before
-LEVELS_ROUNDING = Tolerance(rtol=0.0, atol=1.0)  # of 255; a value between two levels falls to either side
-PSNR_ROUNDING = {"rel_tol": 0.0, "abs_tol": 1e-3}  # dB; a mean of squares in another order
-
-# Latents of a session beside three others against those of the same session alone: root mean square over a frame as a
-# fraction of their standard deviation, by dtype and whether steps were taken. Products of one row and of several are
-# summed in different orders, bfloat16 then rounds the difference up to 2^-8, and Adam divides small gradients by their
-# own size. Measured at 64 and 128 px, with 0 / 4 steps: float32 1e-6 / 3e-4, bfloat16 1e-6 (other processors: their
-# convolutions may differ by a rounding) / 4e-3.
-BESIDE_OTHERS_RMS = {
-    ("torch.float32", False): 1e-5,
-    ("torch.float32", True): 2e-3,
-    ("torch.bfloat16", False): 5e-3,
-    ("torch.bfloat16", True): 2e-2,
-}
 
 # Rendered heads.
 Z_ROUNDING = Tolerance(rtol=0.0, atol=1e-5)  # float32 mean of 64 squares, and an epsilon of 1e-8 under the root
-POSITION_ROUNDING = Tolerance(rtol=0.0, atol=1e-3)  # world units (0.05 pixels at 128): a fixed point beside a mouth's corner
+POSITION_ROUNDING = Tolerance(
+    rtol=0.0, atol=1e-3
+)  # world units (0.05 pixels at 128): a fixed point beside a mouth's corner
 GOLDEN_RENDER_LEVELS = 0.5  # of 255, mean over a picture; a last bit decides now and then whether a ray still hits
 FLOW_ZERO_PIXELS = 0.01  # there and back through float32 at six units from the camera
 FLOW_RIGID_PIXELS = 0.1  # of 64; two tracings that stop at other places on their way into a surface

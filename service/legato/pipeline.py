@@ -38,6 +38,8 @@ class _Batch:
     images: Tensor  # [N, 3, R, R] in [-1, 1]
     grays: list[NDArray[np.uint8]]  # N of [S, S]
     state: TrackerState  # N rows
+    rebuilt: list[int] = field(default_factory=list)  # rows that have a reconstruction
+    edited: list[int] = field(default_factory=list)  # rows that have an edited image
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -155,8 +157,8 @@ class Pipeline:
             with self._stage(batch, "edit"):
                 edited = self._edit(batch, latents)
             with self._stage(batch, "synthesize"):
-                reconstructions, edits = self._synthesize(batch, latents, edited)
-            return self._settle(batch, latents, reconstructions, edits)
+                images = self._synthesize(batch, latents, edited)
+            return self._settle(batch, latents, images)
 
     def _gather(self, jobs: Sequence[FrameJob]) -> _Batch:
         frames = np.stack([job.frame.pixels for job in jobs])
@@ -181,73 +183,65 @@ class Pipeline:
             trusted[row] = torch.nn.functional.interpolate(seen, size=(r, r))[0]
         return Motion(flow_warp(batch.state.output, flow.to(self.device))[0], trusted.to(self.device))
 
-    def _edit(self, batch: _Batch, latents: Tensor) -> dict[int, Tensor]:
-        """Edited latents [L, D] of the rows that ask for an edited image."""
-        rows = [row for row, job in enumerate(batch.jobs) if job.edits and job.outputs.edited]
-        if not rows:
-            return {}
-        edited = self.directions.edit(latents[rows], [batch.jobs[row].edits for row in rows])
-        return dict(zip(rows, edited, strict=True))
+    def _edit(self, batch: _Batch, latents: Tensor) -> Tensor:
+        """Edited latents [E, L, D] of the rows that ask for an edited image, which it notes."""
+        batch.edited = [row for row, job in enumerate(batch.jobs) if job.edits and job.outputs.edited]
+        return self.directions.edit(latents[batch.edited], [batch.jobs[row].edits for row in batch.edited])
 
-    def _synthesize(
-        self, batch: _Batch, latents: Tensor, edited: dict[int, Tensor]
-    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """Images [3, R, R] by row: reconstructions where they are asked for or the tracker needs them; edits."""
+    def _synthesize(self, batch: _Batch, latents: Tensor, edited: Tensor) -> Tensor:
+        """Images [M + E, 3, R, R]: reconstructions where they are asked for or the tracker needs them, then edits."""
         age = batch.state.age.tolist()
-        rows = [row for row, job in enumerate(batch.jobs) if job.outputs.reconstruction or age[row] > 0]
-        if not rows and not edited:
-            return {}, {}
-        images = self.generator(torch.stack([latents[row] for row in rows] + list(edited.values())))
-        return dict(zip(rows, images[: len(rows)], strict=True)), dict(zip(edited, images[len(rows) :], strict=True))
+        batch.rebuilt = [row for row, job in enumerate(batch.jobs) if job.outputs.reconstruction or age[row] > 0]
+        codes = torch.cat([latents[batch.rebuilt], edited])
+        if not len(codes):
+            return batch.images[:0]
+        images: Tensor = self.generator(codes)
+        return images
 
-    def _settle(
-        self, batch: _Batch, latents: Tensor, reconstructions: dict[int, Tensor], edits: dict[int, Tensor]
-    ) -> list[FrameAnswer | LegatoError]:
+    def _settle(self, batch: _Batch, latents: Tensor, images: Tensor) -> list[FrameAnswer | LegatoError]:
         """Moves the state on, writes it back, and makes the answers."""
         state, jobs = batch.state, batch.jobs
-        db = self._measure(batch, reconstructions)
+        db = self._measure(batch, images[: len(batch.rebuilt)])
         state.latents = latents
         state.version += 1
-        for row, pixels in enumerate(batch.grays):
-            state.gray[row] = torch.from_numpy(pixels)
-        finite = latents.isfinite().flatten(1).all(1) & state.correction.isfinite().flatten(1).all(1)
-        sound = finite.tolist()
-        for images in (reconstructions, edits):
-            for row, image in images.items():
-                sound[row] = sound[row] and bool(image.isfinite().all())
-        self._slots.scatter([job.slot for job in jobs], state, [row for row in range(len(jobs)) if sound[row]])
-        shown = {row: image for row, image in reconstructions.items() if jobs[row].outputs.reconstruction}
+        for row, gray_pixels in enumerate(batch.grays):
+            state.gray[row] = torch.from_numpy(gray_pixels)
+        spoiled = set(torch.nonzero(~_finite(latents) | ~_finite(state.correction)).flatten().tolist())
+        owners = batch.rebuilt + batch.edited
+        spoiled |= {owners[index] for index in torch.nonzero(~_finite(images)).flatten().tolist()}
+        self._slots.scatter([job.slot for job in jobs], state, [row for row in range(len(jobs)) if row not in spoiled])
+        pixels = _pixels(images)
+        rebuilt = dict(zip(batch.rebuilt, pixels, strict=False))
+        edited = dict(zip(batch.edited, pixels[len(batch.rebuilt) :], strict=True))
         return [
-            FrameAnswer(
+            _not_finite()
+            if row in spoiled
+            else FrameAnswer(
                 seq=job.seq,
-                reconstruction=_pixels(shown[row][None])[0] if row in shown else None,
-                edited=_pixels(edits[row][None])[0] if row in edits else None,
+                reconstruction=rebuilt[row] if job.outputs.reconstruction else None,
+                edited=edited.get(row),
                 latents=latents[row].cpu().numpy() if job.outputs.latents else None,
                 psnr_db=db.get(row, math.nan),
                 steps=job.max_steps,
                 state_version=int(state.version[row]),
                 stage_seconds=dict(batch.stage_seconds),
             )
-            if sound[row]
-            else _not_finite()
             for row, job in enumerate(jobs)
         ]
 
-    def _measure(self, batch: _Batch, reconstructions: dict[int, Tensor]) -> dict[int, float]:
+    def _measure(self, batch: _Batch, rebuilt: Tensor) -> dict[int, float]:
         """PSNR of the rows that have a reconstruction, which becomes their last output.
 
         The residual of rows that took no step goes to the tracker, which has seen that of the others.
         """
-        state = batch.state
+        state, index = batch.state, torch.tensor(batch.rebuilt, dtype=torch.int64, device=self.device)
         state.has_output[:] = False
-        if not reconstructions:
-            return {}
-        rows = list(reconstructions)
-        images, index = torch.stack(list(reconstructions.values())), torch.tensor(rows, device=self.device)
-        state.output[index], state.has_output[index] = images, True
-        still = torch.tensor([batch.jobs[row].max_steps == 0 for row in rows], device=self.device)
-        self._tracker.observe(state, index[still], l1(images[still], batch.images[index[still]]))
-        return dict(zip(rows, psnr(images, batch.images[index]).tolist(), strict=True))
+        state.output[index], state.has_output[index] = rebuilt, True
+        frames = batch.images[index]
+        still = [n for n, row in enumerate(batch.rebuilt) if batch.jobs[row].max_steps == 0]
+        if still:
+            self._tracker.observe(state, index[still], l1(rebuilt[still], frames[still]))
+        return dict(zip(batch.rebuilt, psnr(rebuilt, frames).tolist(), strict=True))
 
     @contextmanager
     def _stage(self, batch: _Batch, name: str, counted: bool = True) -> Iterator[None]:
@@ -264,6 +258,11 @@ def _pixels(images: Tensor) -> NDArray[np.uint8]:
     rounded = images.float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
     pixels: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Whether all of each row [N, ...] is finite: bool [N]. By its sum, five times as fast as by its elements."""
+    return values.flatten(1).sum(1).isfinite()
 
 
 def _not_finite() -> LegatoError:

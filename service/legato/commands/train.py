@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     generator.add_argument("--resolution", metavar="N", type=_count, default=128, help="pixels (default: %(default)s)")
     generator.add_argument(
-        "--r1-gamma", metavar="X", type=_amount, help="weight of R1 (gan; default: 0.0002 N^2 / batch)"
+        "--r1-gamma", metavar="X", type=_amount, help="weight of R1 (gan; default: 0.001 N^2 / batch)"
     )
     generator.add_argument(
         "--weights-only", action="store_true", help="export generator and encoder without directions and card (joint)"
@@ -118,12 +119,14 @@ def run(args: argparse.Namespace) -> int:
     from legato.train.console import run_with_progress, say, stopping
     from legato.train.recipes import Options
 
+    end = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {args.out} cannot be made: {error.strerror}. Give a folder that can") from error
     if args.threads:
         torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True  # every step has the shapes of the one before
     names = ("images", "batch", "seed", "precision", "checkpoint_seconds", "channel_base", "channel_max")
     options = Options(**{name: getattr(args, name) for name in names})
     start = {"encoder": _start_encoder, "joint": _start_joint, "gan": _start_gan}
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if args.export_only and not training.steps:
         raise ConfigError(f"--export-only: {args.out} holds no checkpoint to export. Train there first")
     if not args.export_only:
-        with stopping(args.minutes) as stop:
+        with stopping(end) as stop:
             if not run_with_progress(training, stop):
                 say(f"stopped at {training.images:,} of {training.total_images:,} images; the same command goes on")
                 return 130 if stop.by_signal else 0

@@ -21,18 +21,19 @@ LOG_LINE = "{n_fmt}/{total_fmt} images {percentage:3.0f}% {rate_fmt} {remaining}
 class Stop:
     """Whether a signal came or the time is up; asked between two steps."""
 
-    def __init__(self, minutes: float | None) -> None:
+    def __init__(self, end: float) -> None:
         self.by_signal = False
-        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._end = end
 
     def __call__(self) -> bool:
         return self.by_signal or time.monotonic() > self._end
 
 
 @contextlib.contextmanager
-def stopping(minutes: float | None) -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM asks for a stop; a second one acts as if nobody listened. Main thread only."""
-    stop = Stop(minutes)
+def stopping(end: float) -> Iterator[Stop]:
+    """Asks for a stop at `end`, monotonic seconds, and at the first SIGINT or SIGTERM; a second one acts as if nobody
+    listened. Main thread only."""
+    stop = Stop(end)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:

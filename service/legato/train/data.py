@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,11 +105,11 @@ def _decoded(
         array = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(files), 3, resolution, resolution))
         damaged = []
         for i, path in enumerate(progress(files)):
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
                 damaged.append(path)
             else:
-                array[i] = _square(image.astype(np.uint8, copy=False), resolution).transpose(2, 0, 1)
+                array[i] = _square(image, resolution)[:, :, ::-1].transpose(2, 0, 1)
         array.flush()
         if damaged:
             partial.unlink()
@@ -122,7 +123,7 @@ def _decoded(
     return Heads(images, masks, np.arange(len(files)))
 
 
-def _square(image: Image, resolution: int) -> Image:
+def _square(image: NDArray[Any], resolution: int) -> Image:
     """The central square of [H, W, 3], at [resolution, resolution, 3]."""
     height, width = image.shape[:2]
     side = min(height, width)

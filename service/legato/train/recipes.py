@@ -80,7 +80,7 @@ def joint_phases(resolution: int, images: int | None = None, batch: int | None =
 
 
 def gan_config(resolution: int, options: Options, r1_gamma: float | None = None) -> GanConfig:
-    """StyleGAN2 of moderate width. R1's weight, unless given, is 0.0002 R^2 / batch. Raises ConfigError."""
+    """StyleGAN2 of moderate width. R1's weight, unless given, is 0.001 R^2 / batch. Raises ConfigError."""
     with _sizes():
         base = options.channel_base or 32 * resolution
         generator = GeneratorConfig(resolution, 256, 256, 8, channel_base=base, channel_max=options.channel_max or 256)
@@ -90,7 +90,7 @@ def gan_config(resolution: int, options: Options, r1_gamma: float | None = None)
         discriminator_base=base,
         images=options.images or 1_000_000,
         batch=batch,
-        r1_gamma=0.0002 * resolution**2 / batch if r1_gamma is None else r1_gamma,
+        r1_gamma=0.001 * resolution**2 / batch if r1_gamma is None else r1_gamma,
         precision=options.precision,
         seed=options.seed,
         checkpoint_seconds=options.checkpoint_seconds,

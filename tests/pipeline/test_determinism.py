@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from legato.pipeline import Pipeline
 from legato.types import Frame, FrameAnswer, FrameJob, Outputs
 from tests.pipeline.model import SMILE, Model, small_model, stream
-from tests.tolerances import BESIDE_OTHERS_RMS
+from tests.tolerances import BESIDE_OTHERS_RMS, HALF_LATENTS_RMS, HALF_PSNR_DB
 
 FRAMES = 4
 
@@ -25,19 +25,25 @@ def scenes(model: Model) -> list[list[Frame]]:
     return [stream(model, FRAMES, seed) for seed in range(4)]
 
 
-def latents_of_session_0(
+def session_0(
     model: Model, scenes: list[list[Frame]], slots: tuple[int, ...], dtype: torch.dtype, steps: int
-) -> NDArray[np.float32]:
-    """[FRAMES, L, D] of a fresh pipeline that runs the scenes of `slots` side by side."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Latents [FRAMES, L, D] and PSNR [FRAMES] of a fresh pipeline that runs the scenes of `slots` side by side."""
     pipeline = Pipeline(model.generator, model.encoder, model.directions, slots=4, dtype=dtype)
-    found = []
+    latents, db = [], []
     for t in range(FRAMES):
         jobs = [FrameJob(slot, t, scenes[slot][t], SMILE, Outputs(latents=True), steps) for slot in slots]
         first = pipeline.run(jobs)[0]
         assert isinstance(first, FrameAnswer)
         assert first.latents is not None
-        found.append(first.latents)
-    return np.stack(found)
+        latents.append(first.latents)
+        db.append(first.psnr_db)
+    return np.stack(latents), np.array(db)
+
+
+def distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The worst frame's root mean square error, as a fraction of the codes' standard deviation."""
+    return float(np.sqrt(np.square(found - expected).mean((1, 2)).max()) / expected.std())
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -45,8 +51,15 @@ def latents_of_session_0(
 def test_alone_twice_and_beside_three_others(
     model: Model, scenes: list[list[Frame]], dtype: torch.dtype, steps: int
 ) -> None:
-    alone = latents_of_session_0(model, scenes, (0,), dtype, steps)
-    np.testing.assert_array_equal(latents_of_session_0(model, scenes, (0,), dtype, steps), alone)
-    beside = latents_of_session_0(model, scenes, (0, 1, 2, 3), dtype, steps)
-    error = np.sqrt(np.square(beside - alone).mean((1, 2)).max())
-    assert error <= BESIDE_OTHERS_RMS[str(dtype), steps > 0] * alone.std()
+    alone, _ = session_0(model, scenes, (0,), dtype, steps)
+    np.testing.assert_array_equal(session_0(model, scenes, (0,), dtype, steps)[0], alone)
+    beside, _ = session_0(model, scenes, (0, 1, 2, 3), dtype, steps)
+    assert distance(beside, alone) <= BESIDE_OTHERS_RMS[str(dtype), steps > 0]
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_bfloat16_stays_close_to_float32(model: Model, scenes: list[list[Frame]], steps: int) -> None:
+    exact, exact_db = session_0(model, scenes, (0,), torch.float32, steps)
+    half, half_db = session_0(model, scenes, (0,), torch.bfloat16, steps)
+    assert 0.0 < distance(half, exact) <= HALF_LATENTS_RMS
+    assert np.abs(half_db - exact_db).max() <= HALF_PSNR_DB

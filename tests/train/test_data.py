@@ -80,6 +80,7 @@ def test_renders_come_with_their_masks(tmp_path: Path) -> None:
     assert (len(data.train()), len(data.held_out())) == (512, 512)
     _, masks = data.train().batch(torch.arange(2))
     assert masks.any()
+    assert data.train() is data.train()
     write_shard(tmp_path, "train-00001", 16)
     assert len(data.train()) == 1024  # renders may be made while the training runs
 

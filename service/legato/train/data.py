@@ -51,7 +51,7 @@ def open_data(
             f"--data names a folder of images, or of renders; there is no folder {folder}. Make renders with: {command}"
         )
     if any(folder.glob("train-*.npz")) or any(folder.glob("eval-*.npz")):
-        return Data(lambda: _renders(folder, "train", resolution), lambda: _renders(folder, "eval", resolution), True)
+        return Data(_Renders(folder, "train", resolution), _Renders(folder, "eval", resolution), True)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(files) < 2:
         raise ConfigError(
@@ -64,7 +64,24 @@ def open_data(
     return Data(lambda: sets[0], lambda: sets[1], False)
 
 
-def _renders(folder: Path, split: Split, resolution: int) -> Heads:
+class _Renders:
+    """The renders of a split: read when first asked for, and again only when there are more."""
+
+    def __init__(self, folder: Path, split: Split, resolution: int) -> None:
+        self._arguments = folder, split, resolution
+        self._shards: list[Path] = []
+        self._heads: Heads | None = None
+
+    def __call__(self) -> Heads:
+        folder, split, _ = self._arguments
+        shards = sorted(folder.glob(f"{split}-*.npz"))
+        if self._heads is None or shards != self._shards:
+            self._heads, self._shards = None, shards  # the former ones make room
+            self._heads = _read(*self._arguments)
+        return self._heads
+
+
+def _read(folder: Path, split: Split, resolution: int) -> Heads:
     try:
         heads = read_shards(folder, split)
     except (FileNotFoundError, ValueError) as error:

@@ -33,13 +33,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("renders")
-    write_shard(folder, "train-00000", 16)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generator")
     save_model(Generator(GENERATOR_64), folder / "generator.safetensors", meta={})
@@ -200,12 +193,15 @@ def test_options_that_do_not_fit_together(
     assert told in shown
 
 
-def test_joint_wants_enough_renders_of_both_splits(
-    renders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["train", "generator", "--data", str(renders), "--out", str(tmp_path), "--resolution", "64", *TINY]
+def test_joint_wants_enough_renders_of_both_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    command = ["train", "generator", *paths, "--resolution", "64", *TINY]
+    write_shard(tmp_path / "data", "train-00000", 64)
     assert cli.main(command) == 1
-    assert "are 16 pixels wide, from which 64 cannot be made" in capsys.readouterr().err
+    assert "wants at least 1024 renders; " in capsys.readouterr().err
+    write_shard(tmp_path / "data", "train-00001", 64)
+    assert cli.main(command) == 1
+    assert "holds no eval-*.npz" in capsys.readouterr().err
 
 
 def test_out_that_cannot_be_written(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,12 +159,12 @@ def _start_joint(args: argparse.Namespace, options: Options, device: str) -> Sta
             f"--recipe joint learns its mapping from the factors of renders, and {args.data} holds images alone. Take "
             "--recipe gan, or a folder made by: legato render --dataset FOLDER --images N"
         )
-    held_out = data.held_out()
     if (count := len(data.train())) < recipes.RENDERS_WANTED:
         raise ConfigError(
             f"--recipe joint wants at least {recipes.RENDERS_WANTED} renders; {args.data} holds {count}. Make more "
             f"with: legato render --dataset {args.data} --images N"
         )
+    held_out = data.held_out()
     recipes.claim(args.out, "joint", config)
     training = JointTraining(config, args.out, data.train, held_out, device)
 

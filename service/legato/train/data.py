@@ -76,8 +76,7 @@ class _Renders:
         folder, split, _ = self._arguments
         shards = sorted(folder.glob(f"{split}-*.npz"))
         if self._heads is None or shards != self._shards:
-            self._heads, self._shards = None, shards  # the former ones make room
-            self._heads = _read(*self._arguments)
+            self._heads, self._shards = _read(*self._arguments), shards
         return self._heads
 
 

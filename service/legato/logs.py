@@ -38,10 +38,17 @@ class HumanFormatter(logging.Formatter):
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is now: a stream that was swapped and closed since is not missed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     """Sends the log of this process to `stream` (default stderr). `form`: auto (human on a terminal), human or json."""
-    stream = stream or sys.stderr
-    human = form == "human" or (form == "auto" and stream.isatty())
-    handler = logging.StreamHandler(stream)
+    human = form == "human" or (form == "auto" and (stream or sys.stderr).isatty())
+    handler = logging.StreamHandler(stream) if stream else _Stderr()
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -65,6 +65,26 @@ def test_phases_bring_their_losses(tmp_path: Path) -> None:
     assert {"psnr_db", "single_w_psnr_db"} <= rows[-1].keys()
 
 
+def test_encoder_alone_begins_from_the_averages_and_leaves_the_generator(tmp_path: Path) -> None:
+    phases = (Phase(16, 32, 8), Phase(64, 32, 8, encoder_alone=True))
+    run = training(tmp_path, replace(CONFIG, phases=phases, checkpoint_seconds=1e9))
+    averages: list[dict[str, torch.Tensor]] = []
+    codes: list[torch.Tensor] = []
+    x = run.evaluation.batch(torch.arange(2))[0]
+
+    def look(batch: int, values: object) -> None:
+        with torch.no_grad():
+            codes.append(run.average_encoder(x))
+        averages.append({name: t.clone() for name, t in run.average_generator.state_dict().items()})
+
+    run.run(look)
+    for name, frozen in averages[3].items():
+        torch.testing.assert_close(averages[-1][name], frozen, **EXACT)
+        torch.testing.assert_close(run.generator.state_dict()[name], frozen, **EXACT)
+    assert not torch.equal(codes[3], codes[-1])
+    assert any(not torch.equal(averages[0][name], averages[3][name]) for name in averages[0])
+
+
 def test_learns_a_small_set(tmp_path: Path) -> None:
     run = training(tmp_path, replace(CONFIG, phases=(Phase(16, 60 * 8, 8, rate=1e-2),), checkpoint_seconds=1e9))
     losses: list[float] = []
@@ -91,10 +111,11 @@ def test_recipe_at_another_resolution(resolution: int) -> None:
     phases = joint_phases(resolution, images=10_000, batch=8)
     assert [p.resolution for p in phases][-2:] == [resolution, resolution]
     assert sorted({p.resolution for p in phases}) == [2**k for k in range(4, resolution.bit_length())]
-    assert [p.adversarial > 0 for p in phases] == [False] * (len(phases) - 1) + [True]
+    assert [p.adversarial > 0 for p in phases] == [False] * (len(phases) - 2) + [True, False]
+    assert [p.encoder_alone for p in phases] == [False] * (len(phases) - 1) + [True]
     assert abs(sum(p.images for p in phases) - 10_000) < len(phases)
     assert (phases[0].batch, phases[-1].batch) == (16, 8)
-    assert phases[-2].rate_end < phases[-2].rate  # cools down once, before the adversarial phase
+    assert phases[-3].rate_end < phases[-3].rate  # cools down once, before the adversarial phase
 
 
 def test_recipe_refuses_a_size_that_no_encoder_has() -> None:

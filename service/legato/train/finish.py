@@ -18,7 +18,7 @@ from legato.synthetic.dataset import Heads
 from legato.synthetic.renderer import Renderer
 from legato.train.attributes import explained, train_attributes
 from legato.train.card import DESCRIPTIONS, write_card
-from legato.train.directions import all_pairs, fit_direction, measure, set_length
+from legato.train.directions import Response, all_pairs, fit_direction, measure, set_length
 from legato.train.mapping import encode_all, fit_mapping
 from legato.train.state import write_grid
 from legato.types import DirectionInfo
@@ -54,6 +54,73 @@ def attribute_networks(
     return found[0], found[1]
 
 
+def fit_weights(
+    generator: Generator,
+    encoder: Encoder,
+    heads: Heads,
+    folder: Path,
+    recipe: dict[str, Any],
+    mapping_steps: int = 8000,
+) -> tuple[Generator, Encoder, float]:
+    """Fits the mapping, writes both networks, and returns them as they are shipped, rounded to float16.
+
+    The last number is the share of w's variance that the mapping leaves on z that it was not fitted on.
+    """
+    generator.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
+    codes = encode_all(encoder, heads)
+    left = fit_mapping(generator.cpu(), encoder.cpu(), heads, codes=codes, steps=mapping_steps)
+    recipe = {**recipe, "mapping_variance_left": round(left, 4)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(generator, folder / "generator.safetensors", meta=recipe)
+    save_model(encoder, folder / "encoder.safetensors", meta=recipe)
+    return load_generator(folder), load_encoder(folder), left
+
+
+def fit_directions(
+    generator: Generator,
+    encoder: Encoder,
+    held_out: Heads,
+    networks: tuple[AttributeNetwork, AttributeNetwork],
+    work: Path,
+    options: FinishOptions,
+    say: Callable[[str], None],
+) -> tuple[Directions, dict[str, Response]]:
+    """A direction for every attribute, its length set by one network and its response measured by the other."""
+    fitting, judging = networks
+    codes = encode_all(encoder, held_out)
+    found, responses = {}, {}
+    renderer = Renderer(generator.config.resolution, compiled=options.compiled)
+    for name, pairs in all_pairs(work / "pairs", renderer, options.pairs):
+        raw = fit_direction(generator, encoder, pairs, steps=options.refine_steps)
+        found[name] = set_length(generator, fitting, codes[-64:], name, raw)
+        responses[name] = measure(generator, judging, codes[:128], name, found[name])
+        say(f"{name}: response {responses[name].response:.2f}, leakage {responses[name].leakage:.2f}")
+    infos = {n: DirectionInfo(n, DESCRIPTIONS[n], r.response, r.leakage) for n, r in responses.items()}
+    return Directions(found, infos, generator_digest=generator.digest), responses
+
+
+def judge(
+    generator: Generator,
+    encoder: Encoder,
+    judging: AttributeNetwork,
+    heads: Heads,
+    held_out: Heads,
+    folder: Path,
+    options: FinishOptions,
+) -> dict[str, Any]:
+    """Inversion of held-out heads and samples, in figures and in the pictures of the card."""
+    quality = fidelity(generator, encoder, held_out, steps=options.inversion_steps, long_steps=options.long_steps)
+    samples, renders = sample_distance(generator, judging, heads, options.frechet_samples)
+    write_grid(folder / "inversion.png", quality.rows)
+    write_grid(folder / "samples.png", sample(generator, 48, 0.7).split(12))
+    return {
+        "psnr_db": {k: v for k, v in asdict(quality).items() if k != "rows"},
+        "frechet": {"samples": samples, "renders": renders},
+        "attributes": explained(judging, held_out, "eval"),
+    }
+
+
 def finish(
     generator: Generator,
     encoder: Encoder,
@@ -72,42 +139,29 @@ def finish(
     `work` keeps what does not depend on the model (attribute networks, renders of pairs) for the next time.
     """
     options = options or FinishOptions()
-    folder.mkdir(parents=True, exist_ok=True)
-    generator.eval().requires_grad_(False)
-    encoder.eval().requires_grad_(False)
-    say("encoding the renders")
-    left = fit_mapping(generator, encoder, heads, codes=encode_all(encoder, heads))
-    say(f"mapping fitted: {left:.3f} of w's variance left on held-out z")
-    save_model(generator, folder / "generator.safetensors", meta=recipe)
-    save_model(encoder, folder / "encoder.safetensors", meta=recipe)
-    generator, encoder = load_generator(folder), load_encoder(folder)  # as they are shipped: rounded to float16
-    fitting, judging = networks or attribute_networks(heads, work, say=say)
-    figures: dict[str, Any] = {"mapping_variance_left": left, "attributes": explained(judging, held_out, "eval")}
-    codes = encode_all(encoder, held_out)
-    found = {}
-    renderer = Renderer(generator.config.resolution, compiled=options.compiled)
-    for name, pairs in all_pairs(work / "pairs", renderer, options.pairs):
-        raw = fit_direction(generator, encoder, pairs, steps=options.refine_steps)
-        found[name] = set_length(generator, fitting, codes[-64:], name, raw)
-        say(f"direction {name} fitted")
-    responses = {n: measure(generator, judging, codes[:128], n, d) for n, d in found.items()}
-    infos = {n: DirectionInfo(n, DESCRIPTIONS[n], r.response, r.leakage) for n, r in responses.items()}
-    directions = Directions(found, infos, generator_digest=generator.digest)
+    say("encoding the renders, fitting the mapping")
+    generator, encoder, left = fit_weights(generator, encoder, heads, folder, recipe)
+    networks = networks or attribute_networks(heads, work, say=say)
+    directions, responses = fit_directions(generator, encoder, held_out, networks, work, options, say)
     save_directions(directions, folder / "directions.safetensors", provenance=recipe)
-    figures["directions"] = {n: asdict(r) for n, r in responses.items()}
     say("inverting held-out heads")
-    quality = fidelity(generator, encoder, held_out, steps=options.inversion_steps, long_steps=options.long_steps)
-    figures["psnr_db"] = {k: v for k, v in asdict(quality).items() if k != "rows"}
-    figures["frechet"] = dict(
-        zip(
-            ("samples", "renders"),
-            sample_distance(generator, judging, heads, options.frechet_samples),
-            strict=True,
-        )
-    )
-    write_grid(folder / "inversion.png", quality.rows)
-    write_grid(folder / "samples.png", sample(generator, 48, 0.7).split(12))
+    figures = judge(generator, encoder, networks[1], heads, held_out, folder, options)
+    write_report(folder, generator, encoder, figures, left, responses, recipe)
+    return figures
+
+
+def write_report(
+    folder: Path,
+    generator: Generator,
+    encoder: Encoder,
+    figures: dict[str, Any],
+    left: float,
+    responses: dict[str, Response],
+    recipe: dict[str, Any],
+) -> None:
+    """figures.json and MODEL_CARD.md from all that was measured; `figures` receives the rest."""
+    figures["mapping_variance_left"] = left
+    figures["directions"] = {name: asdict(response) for name, response in responses.items()}
     figures["recipe"] = recipe
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     write_card(folder, generator, encoder, figures)
-    return figures

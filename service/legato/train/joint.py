@@ -35,8 +35,10 @@ HELD_OUT = 128  # images that figures are measured on, at most
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of training: loss resolution, images to see, batch size, adversarial weight (0: none), learning
-    rate."""
+    """A stretch of training: loss resolution, images to see, batch size, adversarial weight (0: none), learning rate.
+
+    With `encoder_alone` it begins from the averages, and the generator stays as it is.
+    """
 
     resolution: int
     images: int
@@ -44,14 +46,16 @@ class Phase:
     adversarial: float = 0.0
     rate: float = 2.5e-3
     rate_end: float = 2.5e-3  # reached along a cosine
+    encoder_alone: bool = False
 
 
-HEADS_128 = (
+HEADS_128 = (  # what the shipped weights were trained with; the images of every phase may be raised
     Phase(16, 40_000, 32),
     Phase(32, 40_000, 32),
     Phase(64, 48_000, 16),
-    Phase(128, 64_000, 16, rate_end=1e-3),
-    Phase(128, 40_000, 16, adversarial=0.1, rate=1.5e-3, rate_end=1e-4),
+    Phase(128, 48_000, 16, rate_end=1.2e-3),
+    Phase(128, 34_000, 16, adversarial=0.1, rate=1.5e-3, rate_end=1e-4),
+    Phase(128, 32_000, 16, rate=1e-3, rate_end=2e-5, encoder_alone=True),
 )
 
 
@@ -98,9 +102,11 @@ class JointTraining(Training):
         self.resume()
 
     def _make_optimizers(self) -> None:
-        adversarial = self._current.adversarial > 0
-        both = [*self.generator.synthesis.parameters(), *self.encoder.parameters()]
-        self.optimizer = torch.optim.Adam(both, betas=(0.5 if adversarial else 0.9, 0.99), fused=True)
+        adversarial, alone = self._current.adversarial > 0, self._current.encoder_alone
+        self.generator.train(not alone).requires_grad_(not alone)  # frozen, it runs the fused ops
+        learning = [] if alone else list(self.generator.synthesis.parameters())
+        learning += self.encoder.parameters()
+        self.optimizer = torch.optim.Adam(learning, betas=(0.5 if adversarial else 0.9, 0.99), fused=True)
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
 
     @property
@@ -161,7 +167,11 @@ class JointTraining(Training):
         if self.phase_images < phase.images:
             return False
         self.phase, self.phase_images = self.phase + 1, 0
-        if (phase.adversarial > 0) != (self._current.adversarial > 0):
+        coming = self._current
+        if coming.encoder_alone and not phase.encoder_alone:
+            self.generator.load_state_dict(self.average_generator.state_dict())
+            self.encoder.load_state_dict(self.average_encoder.state_dict())
+        if (phase.adversarial > 0, phase.encoder_alone) != (coming.adversarial > 0, coming.encoder_alone):
             self._make_optimizers()
         return True
 

@@ -23,9 +23,10 @@ _BATCH = 256
 
 @torch.no_grad()
 def encode_all(encoder: Encoder, heads: Heads, batch: int = 32) -> Tensor:
-    """Codes [N, L, D] of all images."""
+    """Codes [N, L, D] of all images, on the CPU; the encoder runs where it is."""
+    device = encoder.w_avg.device
     chunks = [torch.arange(i, min(i + batch, len(heads))) for i in range(0, len(heads), batch)]
-    return torch.cat([encoder(heads.batch(index)[0]) for index in chunks])
+    return torch.cat([encoder(heads.batch(index, device)[0]).cpu() for index in chunks])
 
 
 def fit_mapping(
@@ -33,8 +34,8 @@ def fit_mapping(
     encoder: Encoder,
     heads: Heads,
     *,
-    steps: int = 4000,
-    rate: float = 3e-3,
+    steps: int = 8000,
+    rate: float = 4e-2,
     seed: int = 0,
     codes: Tensor | None = None,
     progress: Callable[[float, float], None] = lambda d, v: None,

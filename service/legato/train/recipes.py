@@ -21,11 +21,10 @@ from legato.models.generator import Generator, GeneratorConfig
 from legato.synthetic.dataset import Heads
 from legato.synthetic.factors import Z_DIM
 from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
-from legato.train.finish import finish
+from legato.train.finish import finish, fit_weights
 from legato.train.gan import GanConfig, GanTraining
 from legato.train.joint import HEADS_128, JointConfig, JointTraining, Phase
-from legato.train.mapping import fit_mapping
-from legato.train.training import CHECKPOINT, Precision, Training, chunks
+from legato.train.training import CHECKPOINT, Precision, Training
 
 MODEL = "model"  # folder below a training's own that receives what it exports
 RENDERS_WANTED = 1024  # the joint recipe judges its mapping on 512 renders that no fit sees
@@ -66,13 +65,13 @@ def joint_config(resolution: int, options: Options) -> JointConfig:
 
 def joint_phases(resolution: int, images: int | None = None, batch: int | None = None) -> tuple[Phase, ...]:
     """The phases of heads-128 ending at `resolution`, scaled to `images` in all and `batch` at full resolution."""
-    *growing, last, adversarial = HEADS_128
+    *growing, last, adversarial, alone = HEADS_128
     phases = [phase for phase in growing if phase.resolution < resolution]
     between, size = [], last.resolution
     while size < resolution:
         between.append(replace(last, resolution=size, rate_end=last.rate))
         size *= 2
-    phases += [*between, replace(last, resolution=resolution), replace(adversarial, resolution=resolution)]
+    phases += [*between, *(replace(phase, resolution=resolution) for phase in (last, adversarial, alone))]
     share = images / sum(phase.images for phase in phases) if images else 1.0
     factor = batch / last.batch if batch else 1.0
     scaled = [(max(1, round(phase.images * share)), max(1, round(phase.batch * factor))) for phase in phases]
@@ -183,32 +182,18 @@ def export_joint(
     *,
     weights_only: bool,
     say: Say,
-    mapping_steps: int = 4000,
+    mapping_steps: int = 8000,
 ) -> Path:
     """The mapping network fitted; generator and encoder; unless `weights_only`, directions, figures and card too."""
     folder = training.folder / MODEL
     folder.mkdir(exist_ok=True)
     generator, encoder = training.average_generator, training.average_encoder
-    if not weights_only:
-        finish(
-            generator.cpu(),
-            encoder.cpu(),
-            training.heads,
-            held_out,
-            folder,
-            work=training.folder / "work",
-            recipe=dict(meta),
-            say=say,
-        )
-        return folder
-    say("encoding the renders, fitting the mapping network")
-    heads, device = training.heads, training.device
-    with torch.no_grad():
-        codes = [encoder(heads.batch(index, device)[0]).cpu() for index in chunks(len(heads), 64)]
-    left = fit_mapping(generator.cpu(), encoder.cpu(), heads, codes=torch.cat(codes), steps=mapping_steps)
-    meta = {**meta, "mapping_variance_left": round(left, 4)}
-    save_model(generator, folder / "generator.safetensors", meta=meta)
-    save_model(encoder, folder / "encoder.safetensors", meta=meta)
+    if weights_only:
+        say("encoding the renders, fitting the mapping network")
+        fit_weights(generator, encoder, training.heads, folder, dict(meta), mapping_steps)
+    else:
+        work = training.folder / "work"
+        finish(generator, encoder, training.heads, held_out, folder, work=work, recipe=dict(meta), say=say)
     return folder
 
 

@@ -113,6 +113,7 @@ def write_tensors(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file(stored, partial, metadata={FORMAT: json.dumps(fields, sort_keys=True)})
+        partial.chmod(0o644)  # safetensors makes it for its owner alone
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -63,6 +63,8 @@ model has seen none; footage of people comes back as the nearest rendered head.
 | encoder | {_millions(encoder)} parameters, feature pyramid to W+, sha256 `{encoder.digest[:16]}` |
 {made}
 
+The bundled `clip.mp4` is head 21 of the split `eval` (`legato render --clip clip.mp4 --identity 21 --motion 13`).
+
 ## Inversion of held-out heads
 Mean PSNR in dB over 64 renders of 64 identities that no training saw.
 

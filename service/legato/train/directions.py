@@ -142,17 +142,28 @@ def set_length(
     attribute: str,
     direction: Tensor,
     wanted: float = 2.0,
-    longest: float = 3.0,
+    longest: float = 9.0,
+    most_leakage: float = 0.3,
 ) -> Tensor:
-    """The direction, scaled so that strength 2 gives `wanted` deviations, or `longest` times as long where that is not
-    reached (an attribute that saturates)."""
+    """The direction, as long as strength 2 needs to give `wanted` deviations; at most `longest` times as long.
+
+    Where an attribute saturates before, the length with the largest response among those whose leakage stays below
+    `most_leakage`.
+    """
+
+    def at(length: float) -> Response:
+        return measure(generator, network, codes, attribute, direction * length)
+
     low, high = 0.1, longest
-    for _ in range(7):
+    tried = {length: at(length) for length in (longest / 8, longest / 4, longest / 3, longest / 2, longest)}
+    reached = [length for length, found in tried.items() if found.response >= wanted]
+    if not reached:
+        kept = {n: r for n, r in tried.items() if r.leakage < most_leakage} or {min(tried): tried[min(tried)]}
+        return direction * max(kept, key=lambda length: kept[length].response)
+    high = min(reached)
+    for _ in range(6):
         middle = (low * high) ** 0.5
-        if measure(generator, network, codes, attribute, direction * middle).response < wanted:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if at(middle).response < wanted else (low, middle)
     return direction * high
 
 

@@ -45,14 +45,19 @@ def laplacian_pyramid_l1(image: Tensor, target: Tensor, levels: int = 4) -> Tens
     weights of the bands. It ends early where the low-pass image would be smaller than 4 pixels. The bands are linear in
     the image, so those of the difference are the differences of the bands.
     """
-    low = image - target
-    loss = low.new_zeros(low.shape[0])
+    bands = laplacian_bands(image - target, levels)
+    return torch.stack([band.abs().mean((1, 2, 3)) for band in bands]).sum(0)
+
+
+def laplacian_bands(image: Tensor, levels: int = 4) -> list[Tensor]:
+    """The pyramid of an image [B, C, H, W]: up to `levels` bands, each half the size of the last, and the rest."""
+    low, bands = image, []
     for _ in range(min(levels, int(math.log2(min(low.shape[2:]))) - 2)):
         smaller = F.avg_pool2d(low, 2)
         up = F.interpolate(smaller, size=low.shape[2:], mode="bilinear", align_corners=False)
-        loss = loss + (low - up).abs().mean((1, 2, 3))
+        bands.append(low - up)
         low = smaller
-    return loss + low.abs().mean((1, 2, 3))
+    return [*bands, low]
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:

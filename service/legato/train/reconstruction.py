@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from legato.losses import laplacian_bands, psnr
+
 EYE_WEIGHT, MOUTH_WEIGHT, SQUARED = 5.0, 2.0, 3.0
 
 
@@ -16,24 +18,21 @@ def weighted_reconstruction(image: Tensor, target: Tensor, masks: Tensor, levels
     1 + 5 eye + 2 mouth, divided by the mean weight: L1 alone ignores the 3 % of the pixels that make a face.
     """
     weight = 1 + EYE_WEIGHT * masks[:, :1] + MOUTH_WEIGHT * masks[:, 1:2]
-    low = image - target
-    loss = image.new_zeros(())
-    for level in range(levels + 1):
-        w = F.interpolate(weight, size=low.shape[2:], mode="area") if weight.shape[2] != low.shape[2] else weight
-        w = w / w.mean()
-        if level == 0:
-            loss = (low.abs() * w).mean() + SQUARED * (low.square() * w).mean()
-        if level == levels or low.shape[2] <= 4:
-            break
-        smaller = F.avg_pool2d(low, 2)
-        band = low - F.interpolate(smaller, scale_factor=2, mode="bilinear", align_corners=False)
-        loss = loss + (band.abs() * w).mean()
-        low = smaller
-    return loss + low.abs().mean()
+
+    def at(size: torch.Size) -> Tensor:
+        w = F.interpolate(weight, size=size, mode="area") if weight.shape[2:] != size else weight
+        return w / w.mean()
+
+    error = image - target
+    whole = at(error.shape[2:])
+    loss = (error.abs() * whole).mean() + SQUARED * (error.square() * whole).mean()
+    *bands, rest = laplacian_bands(error, levels)
+    for band in bands:
+        loss = loss + (band.abs() * at(band.shape[2:])).mean()
+    return loss + rest.abs().mean()
 
 
 @torch.no_grad()
 def mean_psnr(image: Tensor, target: Tensor) -> float:
     """Mean over images of the PSNR in dB, peak 2."""
-    error = (image.clamp(-1, 1) - target).square().mean((1, 2, 3))
-    return float((10 * torch.log10(4 / error)).mean())
+    return float(psnr(image, target).mean())

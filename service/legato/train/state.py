@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from legato.errors import ConfigError
 from legato.synthetic.dataset import to_uint8
+from legato.synthetic.media import sheet, write_png
 
 
 class Ema:
@@ -101,8 +101,5 @@ def _last_seconds(text: str) -> float:
 
 def write_grid(path: Path, rows: Iterable[Tensor]) -> None:
     """One row of pictures for each [N, 3, R, R] in [-1, 1]; replaced as a whole."""
-    lines = [np.concatenate(list(to_uint8(row.float()).permute(0, 2, 3, 1).cpu().numpy()), axis=1) for row in rows]
-    _, encoded = cv2.imencode(".png", np.ascontiguousarray(np.concatenate(lines, axis=0)[:, :, ::-1]))
-    partial = path.with_suffix(".tmp")
-    partial.write_bytes(encoded.tobytes())
-    os.replace(partial, path)
+    pictures = [to_uint8(row.float()).permute(0, 2, 3, 1).cpu().numpy() for row in rows]
+    write_png(path, sheet(np.concatenate(pictures), columns=len(pictures[0])))

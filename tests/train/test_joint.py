@@ -85,6 +85,15 @@ def test_encoder_alone_begins_from_the_averages_and_leaves_the_generator(tmp_pat
     assert any(not torch.equal(averages[0][name], averages[3][name]) for name in averages[0])
 
 
+def test_encoder_alone_runs_where_no_fused_op_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = (Phase(64, 8, 8), Phase(64, 8, 8, encoder_alone=True))
+    monkeypatch.setattr("legato.train.joint.live_backends", lambda device: {"modulated_conv2d": "missing"})
+    run = training(tmp_path, replace(CONFIG, phases=phases, checkpoint_seconds=1e9))
+    modes: list[bool] = []
+    run.run(lambda batch, values: modes.append(run.generator.training))
+    assert modes == [True, True]
+
+
 def test_learns_a_small_set(tmp_path: Path) -> None:
     run = training(tmp_path, replace(CONFIG, phases=(Phase(16, 60 * 8, 8, rate=1e-2),), checkpoint_seconds=1e9))
     losses: list[float] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from legato.evaluation.frechet import frechet_distance
 from legato.inversion.w_plus import w_plus
-from legato.losses import psnr
+from legato.losses import PEAK, psnr
 from legato.models.attributes import AttributeNetwork
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
@@ -45,7 +44,6 @@ def fidelity(
     steps: int = 100,
     long_steps: int = 500,
     shown: int = 12,
-    progress: Callable[[int], None] = lambda n: None,
 ) -> Fidelity:
     """Inverts the first `count` heads of a held-out set: by the encoder, by W+ steps after it, by steps from w_avg."""
     images, masks = heads.batch(torch.arange(count))
@@ -65,7 +63,6 @@ def fidelity(
             begin = generator.w_avg if start is None else start[i : i + _BATCH]
             target = images[i : i + _BATCH]
             found.append(w_plus(synthesize, target, begin, layers=generator.num_layers, steps=n).latents)
-            progress(n * len(target))
         return torch.cat(found)
 
     rebuilt = show(codes)
@@ -75,7 +72,7 @@ def fidelity(
     error = ((rebuilt.clamp(-1, 1) - images).square() * eyes).sum() / (3 * eyes.sum())
     means = [float(psnr(found, images).mean()) for found in (rebuilt, single, near, far)]
     rows = tuple(x[:shown] for x in (images, rebuilt, near, far))
-    return Fidelity(means[0], means[1], means[2], means[3], float(10 * torch.log10(4 / error)), rows)
+    return Fidelity(means[0], means[1], means[2], means[3], float(10 * torch.log10(PEAK**2 / error)), rows)
 
 
 @torch.no_grad()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from legato.models.attributes import SIZE, AttributeNetwork, AttributesConfig
 from legato.synthetic.dataset import Heads
 from legato.synthetic.factors import ATTRIBUTES, Split, attributes_of, sample_z
+from legato.train.training import chunks
 
 _BATCH = 64
 
@@ -21,7 +20,6 @@ def train_attributes(
     epochs: int = 8,
     seed: int = 0,
     rate: float = 2e-3,
-    progress: Callable[[float, float], None] = lambda done, loss: None,
 ) -> AttributeNetwork:
     """Mean squared error in standard deviations; half of the images are blurred or made noisy.
 
@@ -37,7 +35,6 @@ def train_attributes(
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
     total = epochs * (len(heads) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total)
-    step = 0
     for _ in range(epochs):
         order = torch.randperm(len(heads))
         for i in range(0, len(order) - _BATCH + 1, _BATCH):
@@ -51,8 +48,6 @@ def train_attributes(
             loss.backward()
             optimizer.step()
             schedule.step()
-            step += 1
-            progress(step / total, float(loss.detach()))
     return network.eval().requires_grad_(False)
 
 
@@ -67,8 +62,6 @@ def soften(image: Tensor) -> Tensor:
 def explained(network: AttributeNetwork, heads: Heads, split: Split) -> dict[str, float]:
     """R^2 of each attribute on a set of renders."""
     labels = attributes_of(sample_z([int(s) for s in heads.seeds], split))
-    found = torch.cat(
-        [network(heads.batch(torch.arange(i, min(i + 64, len(heads))))[0]) for i in range(0, len(heads), 64)]
-    )
+    found = torch.cat([network(heads.batch(index)[0]) for index in chunks(len(heads), _BATCH)])
     residual = (found - labels).square().mean(0) / labels.var(0)
     return {name: 1 - float(r) for name, r in zip(ATTRIBUTES, residual, strict=True)}

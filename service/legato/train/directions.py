@@ -112,6 +112,12 @@ class Response:
 
 
 @torch.no_grad()
+def read_heads(generator: Generator, network: AttributeNetwork, codes: Tensor) -> Tensor:
+    """What the network reads from the heads of codes [N, L, D]: [N, A], in standard deviations."""
+    return torch.cat([network.standardized(generator(c, "none").clamp(-1, 1)) for c in codes.split(16)])
+
+
+@torch.no_grad()
 def measure(
     generator: Generator,
     network: AttributeNetwork,
@@ -119,18 +125,19 @@ def measure(
     attribute: str,
     direction: Tensor,
     strength: float = 2.0,
+    before: Tensor | None = None,
 ) -> Response:
     """Moves every head towards the other side of the median (codes [N, L, D]), and reads what changed.
 
+    `before` is `read_heads` of the codes as they are, for who measures many directions on the same heads.
     `leakage` is the mean over heads and other attributes of the absolute change: it counts what the network
     misreads, too.
     """
     column = ATTRIBUTES.index(attribute)
-    before = torch.cat([network.standardized(generator(c, "none").clamp(-1, 1)) for c in codes.split(16)])
+    before = read_heads(generator, network, codes) if before is None else before
     sign = torch.where(before[:, column] < before[:, column].median(), 1.0, -1.0)
     moved = codes + strength * sign[:, None, None] * direction
-    after = torch.cat([network.standardized(generator(c, "none").clamp(-1, 1)) for c in moved.split(16)])
-    change = (after - before) * sign[:, None]
+    change = (read_heads(generator, network, moved) - before) * sign[:, None]
     others = {name: float(change[:, i].abs().mean()) for i, name in enumerate(ATTRIBUTES) if i != column}
     return Response(float(change[:, column].mean()), sum(others.values()) / len(others), others)
 
@@ -151,16 +158,17 @@ def set_length(
     `most_leakage`.
     """
 
-    def at(length: float) -> Response:
-        return measure(generator, network, codes, attribute, direction * length)
+    before = read_heads(generator, network, codes)
 
-    low, high = 0.1, longest
+    def at(length: float) -> Response:
+        return measure(generator, network, codes, attribute, direction * length, before=before)
+
     tried = {length: at(length) for length in (longest / 8, longest / 4, longest / 3, longest / 2, longest)}
     reached = [length for length, found in tried.items() if found.response >= wanted]
     if not reached:
         kept = {n: r for n, r in tried.items() if r.leakage < most_leakage} or {min(tried): tried[min(tried)]}
         return direction * max(kept, key=lambda length: kept[length].response)
-    high = min(reached)
+    low, high = 0.1, min(reached)
     for _ in range(6):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if at(middle).response < wanted else (low, middle)

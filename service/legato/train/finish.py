@@ -18,7 +18,7 @@ from legato.synthetic.dataset import Heads
 from legato.synthetic.renderer import Renderer
 from legato.train.attributes import explained, train_attributes
 from legato.train.card import DESCRIPTIONS, write_card
-from legato.train.directions import Response, all_pairs, fit_direction, measure, set_length
+from legato.train.directions import Response, all_pairs, fit_direction, measure, read_heads, set_length
 from legato.train.mapping import encode_all, fit_mapping
 from legato.train.state import write_grid
 from legato.types import DirectionInfo
@@ -89,12 +89,14 @@ def fit_directions(
     """A direction for every attribute, its length set by one network and its response measured by the other."""
     fitting, judging = networks
     codes = encode_all(encoder, held_out)
+    judged = codes[:128]
+    before = read_heads(generator, judging, judged)
     found, responses = {}, {}
     renderer = Renderer(generator.config.resolution, compiled=options.compiled)
     for name, pairs in all_pairs(work / "pairs", renderer, options.pairs):
         raw = fit_direction(generator, encoder, pairs, steps=options.refine_steps)
         found[name] = set_length(generator, fitting, codes[-64:], name, raw)
-        responses[name] = measure(generator, judging, codes[:128], name, found[name])
+        responses[name] = measure(generator, judging, judged, name, found[name], before=before)
         say(f"{name}: response {responses[name].response:.2f}, leakage {responses[name].leakage:.2f}")
     infos = {n: DirectionInfo(n, DESCRIPTIONS[n], r.response, r.leakage) for n, r in responses.items()}
     return Directions(found, infos, generator_digest=generator.digest), responses

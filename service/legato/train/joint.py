@@ -21,6 +21,7 @@ from torch import Tensor
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.generator import Generator, GeneratorConfig
+from legato.ops import live_backends
 from legato.synthetic.dataset import Heads
 from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
@@ -103,7 +104,9 @@ class JointTraining(Training):
 
     def _make_optimizers(self) -> None:
         adversarial, alone = self._current.adversarial > 0, self._current.encoder_alone
-        self.generator.train(not alone).requires_grad_(not alone)  # frozen, it runs the fused ops
+        # Frozen, it runs the fused ops where they are; in training mode the reference, which is there on every device.
+        fused = alone and "missing" not in live_backends(self.device).values()
+        self.generator.train(not fused).requires_grad_(not alone)
         learning = [] if alone else list(self.generator.synthesis.parameters())
         learning += self.encoder.parameters()
         self.optimizer = torch.optim.Adam(learning, betas=(0.5 if adversarial else 0.9, 0.99), fused=True)

@@ -8,7 +8,6 @@ heads that the renderer would.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from legato.models.encoder import Encoder
 from legato.models.generator import Generator
 from legato.synthetic.dataset import Heads
 from legato.synthetic.factors import sample_z
+from legato.train.training import chunks
 
 _BATCH = 256
 
@@ -25,8 +25,7 @@ _BATCH = 256
 def encode_all(encoder: Encoder, heads: Heads, batch: int = 32) -> Tensor:
     """Codes [N, L, D] of all images, on the CPU; the encoder runs where it is."""
     device = encoder.w_avg.device
-    chunks = [torch.arange(i, min(i + batch, len(heads))) for i in range(0, len(heads), batch)]
-    return torch.cat([encoder(heads.batch(index, device)[0]).cpu() for index in chunks])
+    return torch.cat([encoder(heads.batch(index, device)[0]).cpu() for index in chunks(len(heads), batch)])
 
 
 def fit_mapping(
@@ -38,7 +37,6 @@ def fit_mapping(
     rate: float = 4e-2,
     seed: int = 0,
     codes: Tensor | None = None,
-    progress: Callable[[float, float], None] = lambda d, v: None,
 ) -> float:
     """Fits generator.mapping in place and sets both networks' w_avg. Returns the share of w's variance left on the last
     512 images, which are kept out of the fit."""
@@ -59,7 +57,6 @@ def fit_mapping(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        progress((step + 1) / steps, float(loss.detach()))
     mapping.requires_grad_(False).eval()
     with torch.no_grad():
         left = float((mapping(z[kept:]) - w[kept:]).square().mean() / w[kept:].var(0).mean())

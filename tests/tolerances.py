@@ -61,6 +61,7 @@ FUSED_FLOOR = {  # ... and by this on top: where the reference is exact by luck,
     "float64": 1e-14,
     "float32": 5e-7,
     "bfloat16": 4e-3,
+    "float16": 5e-4,
 }
 SAME_FORMULA = Tolerance(rtol=1e-10, atol=1e-10)  # float64 against another way to write the formula, values of order 10
 OP_GRADIENT = Tolerance(rtol=1e-4, atol=1e-6)  # central differences of step 1e-6 in float64

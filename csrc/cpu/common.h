@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -21,6 +22,7 @@
 namespace legato {
 
 using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 
 // The type in which values of T are computed.
@@ -31,6 +33,23 @@ inline ScalarType accumulator_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// The type in which a convolution of values of T runs: processors that multiply half precision fast are rare, and in
+// float32 no product of it overflows.
+template <typename T>
+using Convolved = std::conditional_t<std::is_same_v<T, Half>, float, T>;
+
+template <typename T>
+constexpr ScalarType dtype_of() {
+  if constexpr (std::is_same_v<T, double>)
+    return ScalarType::Double;
+  else if constexpr (std::is_same_v<T, BFloat16>)
+    return ScalarType::BFloat16;
+  else if constexpr (std::is_same_v<T, Half>)
+    return ScalarType::Half;
+  else
+    return ScalarType::Float;
+}
+
 // Calls f(T{}) with the C++ type of `dtype`.
 template <typename F>
 auto dispatch(const char* op, ScalarType dtype, const F& f) {
@@ -39,10 +58,12 @@ auto dispatch(const char* op, ScalarType dtype, const F& f) {
       return f(float{});
     case ScalarType::BFloat16:
       return f(BFloat16{});
+    case ScalarType::Half:
+      return f(Half{});
     case ScalarType::Double:
       return f(double{});
     default:
-      STD_TORCH_CHECK(false, op, ": the first argument has to be of dtype Float, BFloat16 or Double on the CPU; got ",
+      STD_TORCH_CHECK(false, op, ": the first argument has to be of dtype Float, BFloat16, Half or Double; got ",
                       torch::headeronly::toString(dtype));
   }
 }

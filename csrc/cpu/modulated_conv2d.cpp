@@ -27,6 +27,9 @@ namespace {
 using torch::stable::parallel_for;
 
 constexpr double kEpsilon = 1e-8;
+constexpr int64_t kLargeSample = 64 * 64;  // pixels
+
+Tensor row_of(Tensor tensor, int64_t sample) { return torch::stable::narrow(tensor, 0, sample, 1); }
 
 struct Arguments {
   Tensor x, weight, styles;
@@ -62,7 +65,13 @@ struct Arguments {
   int64_t outputs() const { return weight.size(0); }
   int64_t height() const { return x.size(2) * up; }  // of the output
   int64_t width() const { return x.size(3) * up; }
-  bool is_rgb() const { return outputs() == kColors && weight.size(2) == 1; }
+  Arguments only(int64_t sample) const {
+    Arguments one = *this;
+    one.x = row_of(x, sample);
+    one.styles = row_of(styles, sample);
+    if (noise && noise->size(0) > 1) one.noise = row_of(*noise, sample);
+    return one;
+  }
   Shape output_shape() const { return {batch(), outputs(), height(), width()}; }
 };
 
@@ -110,57 +119,66 @@ struct Epilogue {
   }
 };
 
-// x * styles, channels last
+// x * styles, channels last, in the dtype of the convolution
 template <typename T>
 Tensor scale_input(const Tensor& x, const Tensor& styles) {
   using A = Accumulator<T>;
+  using C = Convolved<T>;
   const int64_t height = x.size(2), width = x.size(3), channels = x.size(1);
   const Tensor source = channels_last(x), scale = torch::stable::contiguous(styles);
-  const Tensor result = empty_channels_last({x.size(0), channels, height, width}, x);
+  const Tensor result = empty_channels_last({x.size(0), channels, height, width}, x, dtype_of<C>());
   parallel_for(0, x.size(0) * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * width * channels;
       const A* s = data<A>(scale) + row / height * channels;
-      scale_row(mutable_data<T>(result) + at, data<T>(source) + at, s, width, channels);
+      scale_row(mutable_data<C>(result) + at, data<T>(source) + at, s, width, channels);
     }
   });
   return result;
 }
 
-// A 1x1 convolution to three channels (ToRGB) is one pass over x, each sample's style folded into the weight.
+// The input of the convolution, and the styles that its weight takes instead (null: the input has taken them). For one
+// sample of many pixels the weight is far smaller than the input.
 template <typename T>
-Tensor forward_rgb(const Arguments& a, const Epilogue<T>& epilogue) {
+struct Styled {
   using A = Accumulator<T>;
-  const int64_t height = a.height(), width = a.width(), inputs = a.inputs();
-  const Tensor x = channels_last(a.x), styles = torch::stable::contiguous(a.styles);
-  const std::vector<A> weight = flat_weight<T>(a.weight);
-  const Tensor y = empty_channels_last(a.output_shape(), x);
-  parallel_for(0, a.batch() * height, rows_per_task(width * inputs), [&](int64_t begin, int64_t end) {
-    std::vector<A> styled(weight.size());
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t sample = row / height;
-      const A* s = data<A>(styles) + sample * inputs;
-      for (int64_t o = 0; o < kColors; ++o) {
-        for (int64_t i = 0; i < inputs; ++i)
-          styled[o * inputs + i] = weight[o * inputs + i] * s[i];
-      }
-      project_row(mutable_data<T>(y) + row * width * kColors, data<T>(x) + row * width * inputs, styled.data(),
-                  epilogue.scale_of(sample), epilogue.bias.data(),
-                  epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, inputs);
+  Tensor input, styles;
+  const A* of_weight = nullptr;
+
+  explicit Styled(const Arguments& a) : input(a.x), styles(torch::stable::contiguous(a.styles)) {
+    const int64_t taps = a.weight.size(2) * a.weight.size(3);
+    if (std::is_same_v<T, Convolved<T>> && a.batch() == 1 && 4 * taps * a.outputs() <= a.x.size(2) * a.x.size(3)) {
+      input = channels_last(a.x);
+      of_weight = data<A>(styles);
+    } else {
+      input = scale_input<T>(a.x, styles);
     }
-  });
-  return y;
-}
+  }
+};
+
+const std::vector<int64_t> kAllTaps{0, 1, 2};
 
 template <typename T>
-Tensor forward_same(const Arguments& a, const Tensor& scaled, const Epilogue<T>& epilogue) {
-  const int64_t pad = a.weight.size(2) / 2, height = a.height(), width = a.width(), channels = a.outputs();
-  const Tensor t = convolve(scaled, a.weight, 1, pad, pad, false);
-  const Tensor y = is_channels_last(t) ? t : empty_channels_last(a.output_shape(), a.x);
+Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue, std::optional<Tensor> into) {
+  using C = Convolved<T>;
+  const int64_t taps = a.weight.size(2), pad = taps / 2;
+  const int64_t height = a.height(), width = a.width(), channels = a.outputs();
+  const Styled<T> styled(a);
+  Tensor weight = a.weight;
+  if (styled.of_weight && taps == 3) {
+    weight = select_taps<T, C>(a.weight, kAllTaps, kAllTaps, styled.of_weight);
+  } else if (styled.of_weight) {
+    weight = select_taps<T, C>(a.weight, {0}, {0}, styled.of_weight);
+  } else {
+    weight = channels_last(torch::stable::to(a.weight, dtype_of<C>()));
+  }
+  const Tensor t = convolve<C>(styled.input, weight, {taps, taps, 1, pad, pad});
+  const bool in_place = !into && std::is_same_v<T, C> && t.dim() == 4 && is_channels_last(t);
+  const Tensor y = into ? *into : in_place ? t : empty_channels_last(a.output_shape(), a.x);
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / height, at = row * width * channels;
-      finish_row(mutable_data<T>(y) + at, data<T>(t) + at, epilogue.scale_of(sample), epilogue.bias.data(),
+      finish_row(mutable_data<T>(y) + at, data<C>(t) + at, epilogue.scale_of(sample), epilogue.bias.data(),
                  epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, channels);
     }
   });
@@ -170,24 +188,30 @@ Tensor forward_same(const Arguments& a, const Tensor& scaled, const Epilogue<T>&
 // The transposed convolution of stride 2 has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1];
 // columns alike.
 template <typename T>
-Tensor forward_up(const Arguments& a, const Tensor& scaled, const Epilogue<T>& epilogue) {
+Tensor forward_up(const Arguments& a, const Epilogue<T>& epilogue, std::optional<Tensor> into) {
   using A = Accumulator<T>;
+  using C = Convolved<T>;
   const int64_t rows_in = a.x.size(2), columns_in = a.x.size(3), channels = a.outputs();
   const int64_t height = a.height(), width = a.width();
   const std::vector<int64_t> even{2, 0}, odd{1};
-  const std::array<Tensor, 4> phases{
-      convolve(scaled, select_taps<T>(a.weight, even, even), 1, 1, 1, false),  // [B,O,H+1,W+1]
-      convolve(scaled, select_taps<T>(a.weight, even, odd), 1, 1, 0, false),   // [B,O,H+1,W]
-      convolve(scaled, select_taps<T>(a.weight, odd, even), 1, 0, 1, false),   // [B,O,H,W+1]
-      convolve(scaled, select_taps<T>(a.weight, odd, odd), 1, 0, 0, false)};   // [B,O,H,W]
-  const Tensor y = empty_channels_last(a.output_shape(), a.x);
-  const std::vector<T> zeros((columns_in + 1) * channels, T(0.0f));
+  const Styled<T> styled(a);
+  const auto phase = [&](const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+    const int64_t height = rows.size(), width = columns.size();
+    return convolve<C>(styled.input, select_taps<T, C>(a.weight, rows, columns, styled.of_weight),
+                       {height, width, 1, height - 1, width - 1});
+  };
+  const std::array<Tensor, 4> phases{phase(even, even),  // [B,O,H+1,W+1]
+                                     phase(even, odd),   // [B,O,H+1,W]
+                                     phase(odd, even),   // [B,O,H,W+1]
+                                     phase(odd, odd)};   // [B,O,H,W]
+  const Tensor y = into ? *into : empty_channels_last(a.output_shape(), a.x);
+  const std::vector<C> zeros((columns_in + 1) * channels, C(0.0f));
 
   // Row `row` of the 2H+1, its even or its odd columns; zeros outside.
   const auto phase_row = [&](int64_t sample, int64_t row, int64_t odd_columns) {
     if (row < 0 || row > height) return zeros.data();
     const int64_t odd_row = row % 2, rows = rows_in + 1 - odd_row, columns = columns_in + 1 - odd_columns;
-    return data<T>(phases[2 * odd_row + odd_columns]) + (sample * rows + row / 2) * columns * channels;
+    return data<C>(phases[2 * odd_row + odd_columns]) + (sample * rows + row / 2) * columns * channels;
   };
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     std::vector<A> filtered((width + 3) * channels, A(0));  // columns -1 .. 2W+1; the first and the last stay 0
@@ -206,6 +230,17 @@ Tensor forward_up(const Arguments& a, const Tensor& scaled, const Epilogue<T>& e
   return y;
 }
 
+// Large samples are computed one after another, so that what a pass has written is still in the cache for the next.
+bool one_by_one(const Arguments& a) {
+  return a.batch() > 1 && a.height() * a.width() >= kLargeSample;
+}
+
+template <typename T>
+Tensor forward_batch(const Arguments& a, std::optional<Tensor> into) {
+  const Epilogue<T> epilogue(a);
+  return a.up == 1 ? forward_same<T>(a, epilogue, into) : forward_up<T>(a, epilogue, into);
+}
+
 Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, std::optional<Tensor> noise,
                std::optional<Tensor> bias, int64_t up, double slope, double gain, std::optional<double> clamp) {
   const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
@@ -213,10 +248,11 @@ Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, 
   if (a.batch() == 0) return empty_channels_last(a.output_shape(), x);
   return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    const Epilogue<T> epilogue(a);
-    if (a.is_rgb()) return forward_rgb<T>(a, epilogue);
-    const Tensor scaled = scale_input<T>(x, styles);
-    return up == 1 ? forward_same<T>(a, scaled, epilogue) : forward_up<T>(a, scaled, epilogue);
+    if (!one_by_one(a)) return forward_batch<T>(a, std::nullopt);
+    const Tensor y = empty_channels_last(a.output_shape(), x);
+    for (int64_t sample = 0; sample < a.batch(); ++sample)
+      forward_batch<T>(a.only(sample), row_of(y, sample));
+    return y;
   });
 }
 
@@ -233,9 +269,8 @@ std::vector<A> sum_rows(const std::vector<A>& sums, int64_t batch, int64_t rows,
 }
 
 // The adjoint of the filter that finishes the upsampling: [B,O,2H,2W] -> [B,O,2H+1,2W+1].
-template <typename T>
+template <typename T, typename A>
 Tensor filter_adjoint(const Tensor& grad) {
-  using A = Accumulator<T>;
   const int64_t batch = grad.size(0), channels = grad.size(1), height = grad.size(2), width = grad.size(3);
   const Tensor result = empty_channels_last({batch, channels, height + 1, width + 1}, grad);
   const std::vector<T> zeros(width * channels, T(0.0f));
@@ -255,59 +290,57 @@ Tensor filter_adjoint(const Tensor& grad) {
   return result;
 }
 
+// The adjoint of the convolution, applied to g [B,O,H*up,W*up] -> the memory of [B,I,H,W], channels last
+template <typename T>
+Tensor adjoint(const Arguments& a, const Tensor& g) {
+  using C = Convolved<T>;
+  const int64_t pad = a.weight.size(2) / 2;
+  const Tensor source = a.up == 1 ? g : filter_adjoint<C, Accumulator<T>>(g);
+  if (pad == 1 && source.size(0) * source.size(2) * source.size(3) <= kFewPixels * a.up * a.up) {
+    const Tensor weight = channels_last(torch::stable::to(a.weight, dtype_of<C>()));
+    return adjoint_of_few<C>(source, weight, a.up, a.x.size(2), a.x.size(3));
+  }
+  if (a.up == 2) return convolution(source, transpose_weight<T, C>(a.weight), 2, 0, 0, false);
+  return convolution(source, torch::stable::to(a.weight, dtype_of<C>()), 1, pad, pad, true);
+}
+
 // The gradients, with g = grad_y * activation'(y) * d and h the adjoint of the convolution applied to g:
 // grad_x = h * s;  grad_s = sum_p h x - s * ((grad_d * d^3) @ Q),  grad_d = sum_p grad_y * activation'(y) * conv(x *
 // s), where conv(x * s) is (activation^-1(y) - noise - bias) / d: nothing but y has to be kept.
 template <typename T>
-std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y) {
+void differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y, const Tensor& grad_x,
+                   const Tensor& grad_styles) {
   using A = Accumulator<T>;
+  using C = Convolved<T>;
   const Epilogue<T> epilogue(a);
   const int64_t batch = a.batch(), inputs = a.inputs(), outputs = a.outputs();
   const int64_t height = a.height(), width = a.width();
 
   const Tensor incoming = channels_last(grad_y), kept = channels_last(y);
-  Tensor g = empty_channels_last(a.output_shape(), a.x);
+  const Tensor g = empty_channels_last(a.output_shape(), a.x, dtype_of<C>());
   std::vector<A> row_sums(batch * height * outputs, A(0));
   parallel_for(0, batch * height, rows_per_task(width * outputs), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / height, at = row * width * outputs;
-      differentiate_row(mutable_data<T>(g) + at, row_sums.data() + row * outputs, data<T>(incoming) + at,
+      differentiate_row(mutable_data<C>(g) + at, row_sums.data() + row * outputs, data<T>(incoming) + at,
                         data<T>(kept) + at, epilogue.scale_of(sample), epilogue.bias.data(),
                         epilogue.noise_row(sample, row % height, height, width), epilogue.activation, width, outputs);
     }
   });
   const std::vector<A> scale_sums = sum_rows(row_sums, batch, height, outputs);  // grad_d * d
 
-  Tensor h;
-  if (a.is_rgb()) {
-    h = empty_channels_last({batch, inputs, a.x.size(2), a.x.size(3)}, a.x);  // computed with grad_x
-  } else if (a.up == 1) {
-    const int64_t pad = a.weight.size(2) / 2;
-    h = convolve(g, a.weight, 1, pad, pad, true);
-  } else {
-    h = convolve(filter_adjoint<T>(g), transpose_weight<T>(a.weight), 2, 0, 0, false);
-  }
-
+  const Tensor h = adjoint<T>(a, g);
   const Tensor x = channels_last(a.x), styles = torch::stable::contiguous(a.styles);
   const int64_t rows = x.size(2), columns = x.size(3);
-  const Tensor grad_x = is_channels_last(h) ? h : empty_channels_last({batch, inputs, rows, columns}, x);
-  const std::vector<A> rgb_weight = a.is_rgb() ? flat_weight<T>(a.weight) : std::vector<A>();
   row_sums.assign(batch * rows * inputs, A(0));
   parallel_for(0, batch * rows, rows_per_task(columns * inputs), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * columns * inputs;
-      if (a.is_rgb()) {
-        unproject_row(mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs,
-                      data<T>(g) + row * columns * kColors, data<T>(x) + at, rgb_weight.data(),
-                      data<A>(styles) + row / rows * inputs, columns, inputs);
-        continue;
-      }
-      unscale_row(mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<T>(h) + at, data<T>(x) + at,
+      unscale_row(mutable_data<T>(grad_x) + at, row_sums.data() + row * inputs, data<C>(h) + at, data<T>(x) + at,
                   data<A>(styles) + row / rows * inputs, columns, inputs);
     }
   });
   const std::vector<A> direct = sum_rows(row_sums, batch, rows, inputs);
-  const Tensor grad_styles = torch::stable::new_empty(styles, std::array<int64_t, 2>{batch, inputs});
   A* out = mutable_data<A>(grad_styles);
   std::copy(direct.begin(), direct.end(), out);
   if (a.q) {
@@ -325,7 +358,6 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
       }
     });
   }
-  return {grad_x, grad_styles};
 }
 
 std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor weight, Tensor styles,
@@ -338,11 +370,16 @@ std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor we
   for (const auto& [name, tensor] : {std::pair{"grad_y", grad_y}, std::pair{"y", y}}) {
     check.tensor(name, tensor, {shape[0], shape[1], shape[2], shape[3]}, "[B,O,H*up,W*up]", x.scalar_type());
   }
-  if (a.batch() == 0) {
-    return {empty_channels_last({0, x.size(1), x.size(2), x.size(3)}, x), torch::stable::empty_like(styles)};
-  }
-  return dispatch("modulated_conv2d", x.scalar_type(),
-                  [&](auto type) { return differentiate<decltype(type)>(a, grad_y, y); });
+  const Tensor grad_x = empty_channels_last({a.batch(), a.inputs(), x.size(2), x.size(3)}, x);
+  const Tensor grad_styles =
+      torch::stable::empty(std::array<int64_t, 2>{a.batch(), a.inputs()}, styles.scalar_type(), std::nullopt, x.device());
+  dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    if (a.batch() > 0 && !one_by_one(a)) return differentiate<T>(a, grad_y, y, grad_x, grad_styles);
+    for (int64_t i = 0; i < a.batch(); ++i)
+      differentiate<T>(a.only(i), row_of(grad_y, i), row_of(y, i), row_of(grad_x, i), row_of(grad_styles, i));
+  });
+  return {grad_x, grad_styles};
 }
 
 }  // namespace

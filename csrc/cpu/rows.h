@@ -10,23 +10,43 @@
 
 namespace legato {
 
+// In all of them T is the dtype of the op's tensors, C that of the convolution and A that of sums.
+
 // out = x * scale
-template <typename T, typename A>
-LEGATO_CLONES void scale_row(T* __restrict__ out,          // [pixels, channels]
+template <typename C, typename T, typename A>
+LEGATO_CLONES void scale_row(C* __restrict__ out,          // [pixels, channels]
                              const T* __restrict__ x,      // [pixels, channels]
                              const A* __restrict__ scale,  // [channels]
                              int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     for (int64_t c = 0; c < channels; ++c) {
-      out[p * channels + c] = static_cast<T>(static_cast<A>(x[p * channels + c]) * scale[c]);
+      out[p * channels + c] = static_cast<C>(static_cast<A>(x[p * channels + c]) * scale[c]);
     }
   }
 }
 
+// out = weight * styles (1 if null), the weight's values `step` apart
+template <typename C, typename T, typename A>
+LEGATO_CLONES void style_taps(C* __restrict__ out,           // [channels]
+                              const T* __restrict__ weight,  // [channels]
+                              const A* __restrict__ styles,  // [channels] or null
+                              int64_t channels, int64_t step) {
+  if (styles && step == 1) {
+    for (int64_t c = 0; c < channels; ++c)
+      out[c] = static_cast<C>(static_cast<A>(weight[c]) * styles[c]);
+  } else if (step == 1) {
+    for (int64_t c = 0; c < channels; ++c)
+      out[c] = static_cast<C>(weight[c]);
+  } else {
+    for (int64_t c = 0; c < channels; ++c)
+      out[c] = static_cast<C>(static_cast<A>(weight[c * step]) * (styles ? styles[c] : A(1)));
+  }
+}
+
 // y = activation(t * scale + noise + bias); t and y may be the same
-template <typename T, typename A>
+template <typename T, typename C, typename A>
 LEGATO_CLONES void finish_row(T* y,                         // [pixels, channels]
-                              const T* t,                   // [pixels, channels]
+                              const C* t,                   // [pixels, channels]
                               const A* __restrict__ scale,  // [channels]
                               const A* __restrict__ bias,   // [channels]
                               const T* __restrict__ noise,  // [pixels] or null
@@ -60,10 +80,10 @@ LEGATO_CLONES void finish_filtered_row(T* __restrict__ y,               // [pixe
 }
 
 // out = the filter across four rows, its pixels `step` values apart
-template <typename T, typename A>
+template <typename C, typename A>
 LEGATO_CLONES void filter_rows(A* __restrict__ out,      // [pixels, step]
-                               const T* __restrict__ a,  // [pixels, channels], as b, c, d
-                               const T* __restrict__ b, const T* __restrict__ c, const T* __restrict__ d,
+                               const C* __restrict__ a,  // [pixels, channels], as b, c, d
+                               const C* __restrict__ b, const C* __restrict__ c, const C* __restrict__ d,
                                int64_t pixels, int64_t channels, int64_t step) {
   for (int64_t p = 0; p < pixels; ++p) {
     const int64_t at = p * channels;
@@ -75,18 +95,18 @@ LEGATO_CLONES void filter_rows(A* __restrict__ out,      // [pixels, step]
 }
 
 // out = the filter across four columns
-template <typename T, typename A>
-LEGATO_CLONES void filter_columns(T* __restrict__ out,        // [pixels, channels]
+template <typename C, typename A>
+LEGATO_CLONES void filter_columns(C* __restrict__ out,        // [pixels, channels]
                                   const A* __restrict__ row,  // [pixels + 3, channels]
                                   int64_t pixels, int64_t channels) {
   for (int64_t i = 0; i < pixels * channels; ++i) {
-    out[i] = static_cast<T>(low_pass(row[i], row[i + channels], row[i + 2 * channels], row[i + 3 * channels]));
+    out[i] = static_cast<C>(low_pass(row[i], row[i + channels], row[i + 2 * channels], row[i + 3 * channels]));
   }
 }
 
 // grad_t = grad_y * activation' * scale; sum += the gradient to the logarithm of scale
-template <typename T, typename A>
-LEGATO_CLONES void differentiate_row(T* __restrict__ grad_t,        // [pixels, channels]
+template <typename C, typename T, typename A>
+LEGATO_CLONES void differentiate_row(C* __restrict__ grad_t,        // [pixels, channels]
                                      A* __restrict__ sum,           // [channels]
                                      const T* __restrict__ grad_y,  // [pixels, channels]
                                      const T* __restrict__ y,       // [pixels, channels]
@@ -99,17 +119,17 @@ LEGATO_CLONES void differentiate_row(T* __restrict__ grad_t,        // [pixels, 
     for (int64_t c = 0; c < channels; ++c) {
       const A value = static_cast<A>(y[p * channels + c]);
       const A grad = static_cast<A>(grad_y[p * channels + c]) * activation.derivative(value);
-      grad_t[p * channels + c] = static_cast<T>(grad * scale[c]);
+      grad_t[p * channels + c] = static_cast<C>(grad * scale[c]);
       sum[c] += grad * (activation.inverse(value) - (n + bias[c]));
     }
   }
 }
 
 // grad_x = h * styles; sum += h * x; h and grad_x may be the same
-template <typename T, typename A>
+template <typename T, typename C, typename A>
 LEGATO_CLONES void unscale_row(T* grad_x,                     // [pixels, channels]
                                A* __restrict__ sum,           // [channels]
-                               const T* h,                    // [pixels, channels]
+                               const C* h,                    // [pixels, channels]
                                const T* __restrict__ x,       // [pixels, channels]
                                const A* __restrict__ styles,  // [channels]
                                int64_t pixels, int64_t channels) {
@@ -159,66 +179,11 @@ LEGATO_CLONES A weigh(const A* __restrict__ squares, const A* __restrict__ q, in
   return lanes.total() + rest;
 }
 
-constexpr int64_t kColors = 3;
-
-// y = activation(weight x * scale + noise + bias), a 1x1 convolution to three channels
-template <typename T, typename A>
-LEGATO_CLONES void project_row(T* __restrict__ y,             // [pixels, 3]
-                               const T* __restrict__ x,       // [pixels, channels]
-                               const A* __restrict__ weight,  // [3, channels]
-                               const A* __restrict__ scale,   // [3]
-                               const A* __restrict__ bias,    // [3]
-                               const T* __restrict__ noise,   // [pixels] or null
-                               Activation<A> activation, int64_t pixels, int64_t channels) {
-  const A *red = weight, *green = weight + channels, *blue = weight + 2 * channels;
-  for (int64_t p = 0; p < pixels; ++p) {
-    const T* pixel = x + p * channels;
-    Lanes<A> lanes[kColors];
-    int64_t c = 0;
-    for (; c + kLanes <= channels; c += kLanes) {
-      lanes[0].add(pixel + c, red + c);
-      lanes[1].add(pixel + c, green + c);
-      lanes[2].add(pixel + c, blue + c);
-    }
-    A sums[kColors] = {lanes[0].total(), lanes[1].total(), lanes[2].total()};
-    for (; c < channels; ++c) {
-      const A value = static_cast<A>(pixel[c]);
-      sums[0] += value * red[c];
-      sums[1] += value * green[c];
-      sums[2] += value * blue[c];
-    }
-    const A n = noise ? static_cast<A>(noise[p]) : A(0);
-    for (int64_t o = 0; o < kColors; ++o) {
-      y[p * kColors + o] = static_cast<T>(activation(sums[o] * scale[o] + (n + bias[o])));
-    }
-  }
-}
-
-// Its adjoint: h = weight^T grad_t; grad_x = h * styles; sum += h * x
-template <typename T, typename A>
-LEGATO_CLONES void unproject_row(T* __restrict__ grad_x,        // [pixels, channels]
-                                 A* __restrict__ sum,           // [channels]
-                                 const T* __restrict__ grad_t,  // [pixels, 3]
-                                 const T* __restrict__ x,       // [pixels, channels]
-                                 const A* __restrict__ weight,  // [3, channels]
-                                 const A* __restrict__ styles,  // [channels]
-                                 int64_t pixels, int64_t channels) {
-  for (int64_t p = 0; p < pixels; ++p) {
-    const T* grad = grad_t + p * kColors;
-    const A red = static_cast<A>(grad[0]), green = static_cast<A>(grad[1]), blue = static_cast<A>(grad[2]);
-    for (int64_t c = 0; c < channels; ++c) {
-      const A h = red * weight[c] + green * weight[channels + c] + blue * weight[2 * channels + c];
-      grad_x[p * channels + c] = static_cast<T>(h * styles[c]);
-      sum[c] += h * static_cast<A>(x[p * channels + c]);
-    }
-  }
-}
-
 // out += x * weight
-template <typename A>
-LEGATO_CLONES void add_scaled(A* __restrict__ out, const A* __restrict__ x, A weight, int64_t size) {
+template <typename A, typename C>
+LEGATO_CLONES void add_scaled(A* __restrict__ out, const C* __restrict__ x, A weight, int64_t size) {
   for (int64_t i = 0; i < size; ++i)
-    out[i] += x[i] * weight;
+    out[i] += static_cast<A>(x[i]) * weight;
 }
 
 }  // namespace legato

@@ -17,7 +17,7 @@ from legato.ops import modulated_conv2d, modulated_conv2d_reference
 from tests.ops.compare import assert_as_good, precise, relative_error, to_double, with_gradients
 from tests.tolerances import AUTOCAST, COMPILED, EXACT, OP_GRADIENT, SAME_FORMULA
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [  # B, I, O, H, W, up, k
     pytest.param((2, 16, 24, 8, 8, 1, 3), id="plain"),
     pytest.param((2, 16, 24, 8, 8, 2, 3), id="up"),
@@ -29,6 +29,9 @@ SHAPES = [  # B, I, O, H, W, up, k
     pytest.param((2, 6, 4, 1, 1, 1, 3), id="one-pixel"),
     pytest.param((2, 6, 4, 1, 1, 2, 3), id="one-pixel-up"),
     pytest.param((1, 64, 33, 16, 16, 2, 3), id="wide-up"),
+    pytest.param((2, 12, 8, 66, 65, 1, 3), id="large"),  # samples go one by one, the weight takes the styles
+    pytest.param((2, 8, 12, 33, 35, 2, 3), id="large-up"),
+    pytest.param((2, 12, 8, 64, 65, 1, 1), id="large-pointwise"),
 ]
 
 
@@ -364,10 +367,24 @@ def test_integers_are_refused() -> None:
         modulated_conv2d(**{**make(), "x": torch.ones(2, 5, 6, 7, dtype=torch.int64)})
 
 
-def test_half_precision_without_a_kernel_is_refused() -> None:
+@pytest.mark.parametrize("f", [modulated_conv2d, modulated_conv2d_reference])
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_large_styles_do_not_overflow_half_precision(demodulate: bool, f: Callable[..., Tensor]) -> None:
     values = make(dtype=torch.float16)
-    with pytest.raises(TypeError, match=r"float32, bfloat16 or float64; got torch\.float16"):
-        modulated_conv2d(**values)
+    values["styles"] = values["styles"] * 1e5  # x * styles overflows
+    if not demodulate:
+        values["q"], values["weight"] = None, values["weight"] / 100
+    y = f(**values)
+    assert y.isfinite().all()
+    assert y.abs().max() > 0
+
+
+def test_unknown_dtypes_are_refused() -> None:
+    values = make()
+    given = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors(values).items() if tensor is not None}
+    given["styles"], given["q"] = values["styles"], values["q"]
+    with pytest.raises(TypeError, match=r"float32, bfloat16, float16 or float64; got torch\.float8_e4m3fn"):
+        modulated_conv2d(**given)
 
 
 def test_devices_are_not_mixed() -> None:

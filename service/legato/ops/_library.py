@@ -13,7 +13,7 @@ from legato.errors import BackendUnavailable
 
 NATIVE_OPS = ("modulated_conv2d", "flow_warp")
 PLAIN_OPS = ("upsample2d",)  # plain torch on every device
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)  # that the kernels know
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that the kernels know
 
 _registrations: list[Callable[[], None]] = []
 _loading = threading.Lock()
@@ -30,7 +30,7 @@ def require(op: str, tensor: Tensor) -> None:
     """Raise BackendUnavailable unless `op` has a kernel for the device of `tensor`, TypeError unless for its dtype."""
     _require_device(op, tensor.device.type)
     if tensor.dtype not in DTYPES:
-        raise TypeError(f"{op}: the first argument has to be float32, bfloat16 or float64; got {tensor.dtype}")
+        raise TypeError(f"{op}: the first argument has to be float32, bfloat16, float16 or float64; got {tensor.dtype}")
 
 
 def has_kernel(op: str, kind: str) -> bool:

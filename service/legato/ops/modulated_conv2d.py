@@ -36,13 +36,17 @@ def modulated_conv2d_reference(
 ) -> Tensor:  # [B, O, H*up, W*up]
     """`modulated_conv2d` in plain torch: any floating dtype, any device, differentiable twice in every argument."""
     check_arguments(x, weight, styles, q, noise, bias, up, slope, gain, clamp)
-    y = x * styles.to(x.dtype)[:, :, None, None]
+    size = _power_of_two(styles) if x.dtype == torch.float16 else None
+    y = x * (styles if size is None else styles / size).to(x.dtype)[:, :, None, None]
     if up == 1:
         y = F.conv2d(y, weight, padding=weight.shape[2] // 2)
     else:
         y = _smooth(F.conv_transpose2d(y, weight.transpose(0, 1), stride=2))
-    if q is not None:
-        y = y * torch.rsqrt(styles.square() @ q.t() + EPSILON).to(x.dtype)[:, :, None, None]
+    scale = None if q is None else torch.rsqrt(styles.square() @ q.t() + EPSILON)
+    if size is not None:  # in float32: the size itself may be too large for float16
+        y = (y * (size if scale is None else scale * size)[:, :, None, None]).to(x.dtype)
+    elif scale is not None:
+        y = y * scale.to(x.dtype)[:, :, None, None]
     if noise is not None:
         y = y + noise
     if bias is not None:
@@ -52,6 +56,12 @@ def modulated_conv2d_reference(
     if gain != 1.0:
         y = y * gain
     return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def _power_of_two(styles: Tensor) -> Tensor:
+    """[B, 1]: a power of two near the largest |style| of each sample, so that x * (styles / size) fits float16."""
+    largest = styles.detach().abs().amax(1, keepdim=True).clamp(2.0**-120, 2.0**120)
+    return torch.exp2(largest.log2().ceil()).nan_to_num(1.0)
 
 
 def check_arguments(
@@ -137,8 +147,30 @@ def modulated_conv2d(
                     f"modulated_conv2d: {name} requires grad, but the fused kernel is differentiable in x and styles "
                     f"alone; call modulated_conv2d_reference, or detach {name}"
                 )
-    y: Tensor = torch.ops.legato.modulated_conv2d(x, weight, styles, q, noise, bias, up, slope, gain, clamp)
+    arguments = (x, weight, styles, q, noise, bias, up, slope, gain, clamp)
+    if torch.is_grad_enabled() and (x.requires_grad or styles.requires_grad) and not torch.compiler.is_compiling():
+        y: Tensor = _Fused.apply(*arguments)  # type: ignore[no-untyped-call]
+    else:
+        y = torch.ops.legato.modulated_conv2d(*arguments)
     return y
+
+
+class _Fused(torch.autograd.Function):
+    """What register_autograd makes of `_save` and `_backward`, without its bookkeeping of 0.1 ms a call."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            y: Tensor = torch.ops.legato.modulated_conv2d(*arguments)
+        _save(ctx, arguments, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # for a second derivative: the registered op refuses
+            return _backward(ctx, grads[0])
+        with torch._C._AutoDispatchBelowAutograd():
+            return _backward(ctx, grads[0])
 
 
 @_library.after_load

@@ -45,7 +45,7 @@ inline Tensor as_dtype_of(const Tensor& like, Tensor result) {
 
 // aten::convolution without bias, channels last in and out, in the dtype of the input.
 inline Tensor convolution(const Tensor& input, const Tensor& weight, int64_t stride, int64_t pad_y, int64_t pad_x,
-                       bool transposed) {
+                          bool transposed) {
   using torch::stable::detail::from;
   const std::array<int64_t, 2> strides{stride, stride}, padding{pad_y, pad_x}, dilation{1, 1}, output_padding{0, 0};
   using Ints = torch::headeronly::IntHeaderOnlyArrayRef;
@@ -122,9 +122,9 @@ Tensor select_taps(const Tensor& weight, const std::vector<int64_t>& rows, const
                    const A* styles) {
   const int64_t outputs = weight.size(0), inputs = weight.size(1);
   const int64_t by_o = weight.stride(0), by_i = weight.stride(1), by_y = weight.stride(2), by_x = weight.stride(3);
-  const Tensor taps = empty_channels_last(
-      {outputs, inputs, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())}, weight,
-      dtype_of<C>());
+  const Tensor taps =
+      empty_channels_last({outputs, inputs, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size())},
+                          weight, dtype_of<C>());
   const T* from = data<T>(weight);
   C* to = mutable_data<C>(taps);
   for (int64_t o = 0; o < outputs; ++o) {

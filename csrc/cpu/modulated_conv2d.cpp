@@ -29,7 +29,9 @@ using torch::stable::parallel_for;
 constexpr double kEpsilon = 1e-8;
 constexpr int64_t kLargeSample = 64 * 64;  // pixels
 
-Tensor row_of(Tensor tensor, int64_t sample) { return torch::stable::narrow(tensor, 0, sample, 1); }
+Tensor row_of(Tensor tensor, int64_t sample) {
+  return torch::stable::narrow(tensor, 0, sample, 1);
+}
 
 struct Arguments {
   Tensor x, weight, styles;
@@ -371,8 +373,8 @@ std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor we
     check.tensor(name, tensor, {shape[0], shape[1], shape[2], shape[3]}, "[B,O,H*up,W*up]", x.scalar_type());
   }
   const Tensor grad_x = empty_channels_last({a.batch(), a.inputs(), x.size(2), x.size(3)}, x);
-  const Tensor grad_styles =
-      torch::stable::empty(std::array<int64_t, 2>{a.batch(), a.inputs()}, styles.scalar_type(), std::nullopt, x.device());
+  const Tensor grad_styles = torch::stable::empty(std::array<int64_t, 2>{a.batch(), a.inputs()}, styles.scalar_type(),
+                                                  std::nullopt, x.device());
   dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
     using T = decltype(type);
     if (a.batch() > 0 && !one_by_one(a)) return differentiate<T>(a, grad_y, y, grad_x, grad_styles);

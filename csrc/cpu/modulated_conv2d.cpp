@@ -1,13 +1,13 @@
 // modulated_conv2d on the CPU: a pass that scales the input, oneDNN's convolution, a pass that does all the rest.
 //
 // Everything runs channels last, so that one pixel is a contiguous row of channels and every pass is a loop over
-// channels. The upsampling convolution is four small ones, one for each parity of the output's row and column, 9 taps
-// in all; the final pass filters across them. Sums over pixels go row by row into a buffer, so results do not depend on
+// channels. Sums over pixels go row by row into a buffer, so results do not depend on
 // the number of threads.
 
 #include "check.h"
 #include "cpu/common.h"
 #include "cpu/convolution.h"
+#include "cpu/phases.h"
 #include "cpu/rows.h"
 #include "math/activation.h"
 
@@ -27,11 +27,6 @@ namespace {
 using torch::stable::parallel_for;
 
 constexpr double kEpsilon = 1e-8;
-constexpr int64_t kLargeSample = 64 * 64;  // pixels
-
-Tensor row_of(Tensor tensor, int64_t sample) {
-  return torch::stable::narrow(tensor, 0, sample, 1);
-}
 
 struct Arguments {
   Tensor x, weight, styles;
@@ -67,13 +62,6 @@ struct Arguments {
   int64_t outputs() const { return weight.size(0); }
   int64_t height() const { return x.size(2) * up; }  // of the output
   int64_t width() const { return x.size(3) * up; }
-  Arguments only(int64_t sample) const {
-    Arguments one = *this;
-    one.x = row_of(x, sample);
-    one.styles = row_of(styles, sample);
-    if (noise && noise->size(0) > 1) one.noise = row_of(*noise, sample);
-    return one;
-  }
   Shape output_shape() const { return {batch(), outputs(), height(), width()}; }
 };
 
@@ -161,7 +149,7 @@ struct Styled {
 const std::vector<int64_t> kAllTaps{0, 1, 2};
 
 template <typename T>
-Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue, std::optional<Tensor> into) {
+Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue) {
   using C = Convolved<T>;
   const int64_t taps = a.weight.size(2), pad = taps / 2;
   const int64_t height = a.height(), width = a.width(), channels = a.outputs();
@@ -175,8 +163,8 @@ Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue, std::option
     weight = channels_last(torch::stable::to(a.weight, dtype_of<C>()));
   }
   const Tensor t = convolve<C>(styled.input, weight, {taps, taps, 1, pad, pad});
-  const bool in_place = !into && std::is_same_v<T, C> && t.dim() == 4 && is_channels_last(t);
-  const Tensor y = into ? *into : in_place ? t : empty_channels_last(a.output_shape(), a.x);
+  const bool in_place = std::is_same_v<T, C> && t.dim() == 4 && is_channels_last(t);
+  const Tensor y = in_place ? t : empty_channels_last(a.output_shape(), a.x);
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t sample = row / height, at = row * width * channels;
@@ -187,42 +175,22 @@ Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue, std::option
   return y;
 }
 
-// The transposed convolution of stride 2 has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1];
-// columns alike.
+// The transposed convolution, then the filter across its rows and columns.
 template <typename T>
-Tensor forward_up(const Arguments& a, const Epilogue<T>& epilogue, std::optional<Tensor> into) {
+Tensor forward_up(const Arguments& a, const Epilogue<T>& epilogue) {
   using A = Accumulator<T>;
-  using C = Convolved<T>;
-  const int64_t rows_in = a.x.size(2), columns_in = a.x.size(3), channels = a.outputs();
-  const int64_t height = a.height(), width = a.width();
-  const std::vector<int64_t> even{2, 0}, odd{1};
+  const int64_t columns = a.x.size(3), channels = a.outputs(), height = a.height(), width = a.width();
   const Styled<T> styled(a);
-  const auto phase = [&](const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
-    const int64_t height = rows.size(), width = columns.size();
-    return convolve<C>(styled.input, select_taps<T, C>(a.weight, rows, columns, styled.of_weight),
-                       {height, width, 1, height - 1, width - 1});
-  };
-  const std::array<Tensor, 4> phases{phase(even, even),  // [B,O,H+1,W+1]
-                                     phase(even, odd),   // [B,O,H+1,W]
-                                     phase(odd, even),   // [B,O,H,W+1]
-                                     phase(odd, odd)};   // [B,O,H,W]
-  const Tensor y = into ? *into : empty_channels_last(a.output_shape(), a.x);
-  const std::vector<C> zeros((columns_in + 1) * channels, C(0.0f));
-
-  // Row `row` of the 2H+1, its even or its odd columns; zeros outside.
-  const auto phase_row = [&](int64_t sample, int64_t row, int64_t odd_columns) {
-    if (row < 0 || row > height) return zeros.data();
-    const int64_t odd_row = row % 2, rows = rows_in + 1 - odd_row, columns = columns_in + 1 - odd_columns;
-    return data<C>(phases[2 * odd_row + odd_columns]) + (sample * rows + row / 2) * columns * channels;
-  };
+  const Phases<T> t(styled.input, a.weight, styled.of_weight);
+  const Tensor y = empty_channels_last(a.output_shape(), a.x);
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     std::vector<A> filtered((width + 3) * channels, A(0));  // columns -1 .. 2W+1; the first and the last stay 0
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / height, row = i % height;
-      for (int64_t parity = 0; parity < 2; ++parity) {
-        filter_rows(filtered.data() + (1 + parity) * channels, phase_row(sample, row - 1, parity),
-                    phase_row(sample, row, parity), phase_row(sample, row + 1, parity),
-                    phase_row(sample, row + 2, parity), columns_in + 1 - parity, channels, 2 * channels);
+      for (int64_t odd = 0; odd < 2; ++odd) {
+        filter_rows(filtered.data() + (1 + odd) * channels, t.row(sample, row - 1, odd), t.row(sample, row, odd),
+                    t.row(sample, row + 1, odd), t.row(sample, row + 2, odd), columns + 1 - odd, channels, t.step(),
+                    2 * channels);
       }
       finish_filtered_row(mutable_data<T>(y) + i * width * channels, filtered.data(), epilogue.scale_of(sample),
                           epilogue.bias.data(), epilogue.noise_row(sample, row, height, width), epilogue.activation,
@@ -232,17 +200,6 @@ Tensor forward_up(const Arguments& a, const Epilogue<T>& epilogue, std::optional
   return y;
 }
 
-// Large samples are computed one after another, so that what a pass has written is still in the cache for the next.
-bool one_by_one(const Arguments& a) {
-  return a.batch() > 1 && a.height() * a.width() >= kLargeSample;
-}
-
-template <typename T>
-Tensor forward_batch(const Arguments& a, std::optional<Tensor> into) {
-  const Epilogue<T> epilogue(a);
-  return a.up == 1 ? forward_same<T>(a, epilogue, into) : forward_up<T>(a, epilogue, into);
-}
-
 Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, std::optional<Tensor> noise,
                std::optional<Tensor> bias, int64_t up, double slope, double gain, std::optional<double> clamp) {
   const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
@@ -250,11 +207,8 @@ Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, 
   if (a.batch() == 0) return empty_channels_last(a.output_shape(), x);
   return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    if (!one_by_one(a)) return forward_batch<T>(a, std::nullopt);
-    const Tensor y = empty_channels_last(a.output_shape(), x);
-    for (int64_t sample = 0; sample < a.batch(); ++sample)
-      forward_batch<T>(a.only(sample), row_of(y, sample));
-    return y;
+    const Epilogue<T> epilogue(a);
+    return up == 1 ? forward_same<T>(a, epilogue) : forward_up<T>(a, epilogue);
   });
 }
 
@@ -285,7 +239,7 @@ Tensor filter_adjoint(const Tensor& grad) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / (height + 1), row = i % (height + 1);
       filter_rows(filtered.data() + 2 * channels, source(sample, row - 2), source(sample, row - 1), source(sample, row),
-                  source(sample, row + 1), width, channels, channels);
+                  source(sample, row + 1), width, channels, channels, channels);
       filter_columns(mutable_data<T>(result) + i * (width + 1) * channels, filtered.data(), width + 1, channels);
     }
   });
@@ -310,8 +264,7 @@ Tensor adjoint(const Arguments& a, const Tensor& g) {
 // grad_x = h * s;  grad_s = sum_p h x - s * ((grad_d * d^3) @ Q),  grad_d = sum_p grad_y * activation'(y) * conv(x *
 // s), where conv(x * s) is (activation^-1(y) - noise - bias) / d: nothing but y has to be kept.
 template <typename T>
-void differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y, const Tensor& grad_x,
-                   const Tensor& grad_styles) {
+std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y) {
   using A = Accumulator<T>;
   using C = Convolved<T>;
   const Epilogue<T> epilogue(a);
@@ -334,6 +287,8 @@ void differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y, co
   const Tensor h = adjoint<T>(a, g);
   const Tensor x = channels_last(a.x), styles = torch::stable::contiguous(a.styles);
   const int64_t rows = x.size(2), columns = x.size(3);
+  const bool in_place = std::is_same_v<T, C> && h.dim() == 4 && is_channels_last(h);
+  const Tensor grad_x = in_place ? h : empty_channels_last({batch, inputs, rows, columns}, x);
   row_sums.assign(batch * rows * inputs, A(0));
   parallel_for(0, batch * rows, rows_per_task(columns * inputs), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -343,6 +298,7 @@ void differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y, co
     }
   });
   const std::vector<A> direct = sum_rows(row_sums, batch, rows, inputs);
+  const Tensor grad_styles = torch::stable::new_empty(styles, std::array<int64_t, 2>{batch, inputs});
   A* out = mutable_data<A>(grad_styles);
   std::copy(direct.begin(), direct.end(), out);
   if (a.q) {
@@ -360,6 +316,7 @@ void differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y, co
       }
     });
   }
+  return {grad_x, grad_styles};
 }
 
 std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor weight, Tensor styles,
@@ -372,16 +329,10 @@ std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor we
   for (const auto& [name, tensor] : {std::pair{"grad_y", grad_y}, std::pair{"y", y}}) {
     check.tensor(name, tensor, {shape[0], shape[1], shape[2], shape[3]}, "[B,O,H*up,W*up]", x.scalar_type());
   }
-  const Tensor grad_x = empty_channels_last({a.batch(), a.inputs(), x.size(2), x.size(3)}, x);
-  const Tensor grad_styles = torch::stable::empty(std::array<int64_t, 2>{a.batch(), a.inputs()}, styles.scalar_type(),
-                                                  std::nullopt, x.device());
-  dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
-    using T = decltype(type);
-    if (a.batch() > 0 && !one_by_one(a)) return differentiate<T>(a, grad_y, y, grad_x, grad_styles);
-    for (int64_t i = 0; i < a.batch(); ++i)
-      differentiate<T>(a.only(i), row_of(grad_y, i), row_of(y, i), row_of(grad_x, i), row_of(grad_styles, i));
-  });
-  return {grad_x, grad_styles};
+  if (a.batch() == 0)
+    return {empty_channels_last({0, a.inputs(), x.size(2), x.size(3)}, x), torch::stable::empty_like(styles)};
+  return dispatch("modulated_conv2d", x.scalar_type(),
+                  [&](auto type) { return differentiate<decltype(type)>(a, grad_y, y); });
 }
 
 }  // namespace

@@ -79,17 +79,17 @@ LEGATO_CLONES void finish_filtered_row(T* __restrict__ y,               // [pixe
   }
 }
 
-// out = the filter across four rows, its pixels `step` values apart
+// out = the filter across four rows; `from` and `to` values lie between their pixels and between those of `out`
 template <typename C, typename A>
-LEGATO_CLONES void filter_rows(A* __restrict__ out,      // [pixels, step]
-                               const C* __restrict__ a,  // [pixels, channels], as b, c, d
+LEGATO_CLONES void filter_rows(A* __restrict__ out,      // [pixels, to]
+                               const C* __restrict__ a,  // [pixels, from], as b, c, d
                                const C* __restrict__ b, const C* __restrict__ c, const C* __restrict__ d,
-                               int64_t pixels, int64_t channels, int64_t step) {
+                               int64_t pixels, int64_t channels, int64_t from, int64_t to) {
   for (int64_t p = 0; p < pixels; ++p) {
-    const int64_t at = p * channels;
+    const int64_t at = p * from;
     for (int64_t i = 0; i < channels; ++i) {
-      out[p * step + i] = low_pass(static_cast<A>(a[at + i]), static_cast<A>(b[at + i]), static_cast<A>(c[at + i]),
-                                   static_cast<A>(d[at + i]));
+      out[p * to + i] = low_pass(static_cast<A>(a[at + i]), static_cast<A>(b[at + i]), static_cast<A>(c[at + i]),
+                                 static_cast<A>(d[at + i]));
     }
   }
 }

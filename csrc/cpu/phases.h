@@ -1,0 +1,88 @@
+// The transposed convolution of stride 2, as four small convolutions, one for each parity of the output's row and
+// column.
+//
+// It has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1]; columns alike. That is 9 taps in all.
+// With few outputs in bfloat16 one convolution of 2x2 taps for all four is faster, though 7 of its 16 taps are zero.
+#pragma once
+
+#include "cpu/common.h"
+#include "cpu/convolution.h"
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+namespace legato {
+
+// weight [O,I,3,3] -> [4 * O,I,2,2], channels last, the outputs of one parity after those of another
+template <typename T, typename C, typename A>
+Tensor unite_phases(const Tensor& weight, const A* styles) {
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const Tensor taps = empty_channels_last({4 * outputs, inputs, 2, 2}, weight, dtype_of<C>());
+  C* to = mutable_data<C>(taps);
+  const auto source = [](int64_t odd, int64_t tap) { return odd ? 2 * tap - 1 : 2 - 2 * tap; };  // below 0: none
+  for (int64_t k = 0; k < 4 * outputs * 4; ++k, to += inputs) {
+    const int64_t phase = k / (4 * outputs), o = k / 4 % outputs;
+    const int64_t y = source(phase / 2, k / 2 % 2), x = source(phase % 2, k % 2);
+    if (y < 0 || x < 0) {
+      std::fill_n(to, inputs, C(0.0f));
+      continue;
+    }
+    const T* tap = data<T>(weight) + o * weight.stride(0) + y * weight.stride(2) + x * weight.stride(3);
+    style_taps(to, tap, styles, inputs, weight.stride(1));
+  }
+  return taps;
+}
+
+template <typename T>
+class Phases {
+ public:
+  using A = Accumulator<T>;
+  using C = Convolved<T>;
+
+  // input [B,I,H,W] C, channels last; weight [O,I,3,3] T, which takes `styles` [I] unless they are null
+  Phases(const Tensor& input, const Tensor& weight, const A* styles)
+      : rows_(input.size(2)),
+        columns_(input.size(3)),
+        channels_(weight.size(0)),
+        united_(std::is_same_v<C, BFloat16> && channels_ <= kFewOutputs),
+        zeros_((columns_ + 1) * step(), C(0.0f)) {
+    if (united_) {
+      tensors_ = {convolve<C>(input, unite_phases<T, C>(weight, styles), {2, 2, 1, 1, 1})};
+      return;
+    }
+    const std::vector<int64_t> even{2, 0}, odd{1};
+    for (const auto& rows : {even, odd}) {
+      for (const auto& columns : {even, odd}) {
+        const int64_t height = rows.size(), width = columns.size();
+        tensors_.push_back(convolve<C>(input, select_taps<T, C>(weight, rows, columns, styles),
+                                       {height, width, 1, height - 1, width - 1}));
+      }
+    }
+  }
+
+  // Values from one pixel of a row to the next.
+  int64_t step() const { return united_ ? 4 * channels_ : channels_; }
+
+  // The even or the odd columns, W+1 or W of them, of row -1 .. 2H+1: [columns, step]; zeros in the first and the last.
+  const C* row(int64_t sample, int64_t row, int64_t odd_columns) const {
+    if (row < 0 || row > 2 * rows_) return zeros_.data();
+    const int64_t odd_row = row % 2, phase = 2 * odd_row + odd_columns;
+    if (united_) {
+      return data<C>(tensors_[0]) + ((sample * (rows_ + 1) + row / 2) * (columns_ + 1) * 4 + phase) * channels_;
+    }
+    const int64_t rows = rows_ + 1 - odd_row, columns = columns_ + 1 - odd_columns;
+    return data<C>(tensors_[phase]) + (sample * rows + row / 2) * columns * channels_;
+  }
+
+ private:
+  static constexpr int64_t kFewOutputs = 64;
+
+  int64_t rows_, columns_, channels_;
+  bool united_;
+  std::vector<C> zeros_;
+  std::vector<Tensor> tensors_;
+};
+
+}  // namespace legato

@@ -1,10 +1,10 @@
 // modulated_conv2d on the CPU: a pass that scales the input, oneDNN's convolution, a pass that does all the rest.
 //
 // Everything runs channels last, so that one pixel is a contiguous row of channels and every pass is a loop over
-// channels. Sums over pixels go row by row into a buffer, so results do not depend on
-// the number of threads.
+// channels. Sums over pixels go row by row into a buffer, so results do not depend on the number of threads.
 
-#include "check.h"
+#include "modulated_conv2d.h"
+
 #include "cpu/common.h"
 #include "cpu/convolution.h"
 #include "cpu/phases.h"
@@ -28,43 +28,6 @@ using torch::stable::parallel_for;
 
 constexpr double kEpsilon = 1e-8;
 
-struct Arguments {
-  Tensor x, weight, styles;
-  std::optional<Tensor> q, noise, bias;
-  int64_t up;
-  double slope, gain;
-  std::optional<double> clamp;
-
-  void check() const {
-    const char* op = "modulated_conv2d";
-    const Checker check{op, x};
-    const ScalarType dtype = x.scalar_type(), precise = accumulator_dtype(dtype);
-    STD_TORCH_CHECK(up == 1 || up == 2, op, ": up has to be 1 or 2; got ", up);
-    STD_TORCH_CHECK(slope >= 0 && slope <= 1, op, ": slope has to be within [0, 1]; got ", slope);
-    STD_TORCH_CHECK(gain > 0 && std::isfinite(gain), op, ": gain has to be positive and finite; got ", gain);
-    STD_TORCH_CHECK(!clamp || *clamp > 0, op, ": clamp has to be None or positive; got ", clamp.value_or(0));
-    check.shape("x", x, {kAny, kAny, kAny, kAny}, "[B,I,H,W]");
-    STD_TORCH_CHECK(inputs() > 0 && x.size(2) > 0 && x.size(3) > 0, op,
-                    ": x has to have at least one channel and pixel");
-    check.tensor("weight", weight, {kAny, inputs(), kAny, kAny}, "[O,I,k,k]", dtype);
-    const int64_t taps = weight.size(2);
-    STD_TORCH_CHECK(outputs() > 0 && taps == weight.size(3) && (taps == 3 || (taps == 1 && up == 1)), op,
-                    ": weight has to have 3x3 taps, or 1x1 when up is 1; got ", taps, "x", weight.size(3));
-    check.tensor("styles", styles, {batch(), inputs()}, "[B,I]", precise);
-    check.tensor("q", q, {outputs(), inputs()}, "[O,I]", precise);
-    check.tensor("bias", bias, {outputs()}, "[O]", dtype);
-    const int64_t rows = noise && noise->dim() == 4 && noise->size(0) == 1 ? 1 : batch();
-    check.tensor("noise", noise, {rows, 1, height(), width()}, "[1 or B,1,H*up,W*up]", dtype);
-  }
-
-  int64_t batch() const { return x.size(0); }
-  int64_t inputs() const { return x.size(1); }
-  int64_t outputs() const { return weight.size(0); }
-  int64_t height() const { return x.size(2) * up; }  // of the output
-  int64_t width() const { return x.size(3) * up; }
-  Shape output_shape() const { return {batch(), outputs(), height(), width()}; }
-};
-
 // What follows the convolution, in the precision of computation.
 template <typename T>
 struct Epilogue {
@@ -75,7 +38,7 @@ struct Epilogue {
   std::optional<Tensor> noise;  // contiguous
   Activation<A> activation;
 
-  explicit Epilogue(const Arguments& a)
+  explicit Epilogue(const ModulatedConv2d& a)
       : outputs(a.outputs()),
         scale(a.batch() * a.outputs(), A(1)),
         bias(a.outputs(), A(0)),
@@ -135,7 +98,7 @@ struct Styled {
   Tensor input, styles;
   const A* of_weight = nullptr;
 
-  explicit Styled(const Arguments& a) : input(a.x), styles(torch::stable::contiguous(a.styles)) {
+  explicit Styled(const ModulatedConv2d& a) : input(a.x), styles(torch::stable::contiguous(a.styles)) {
     const int64_t taps = a.weight.size(2) * a.weight.size(3);
     if (std::is_same_v<T, Convolved<T>> && a.batch() == 1 && 4 * taps * a.outputs() <= a.x.size(2) * a.x.size(3)) {
       input = channels_last(a.x);
@@ -149,7 +112,7 @@ struct Styled {
 const std::vector<int64_t> kAllTaps{0, 1, 2};
 
 template <typename T>
-Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue) {
+Tensor forward_same(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
   using C = Convolved<T>;
   const int64_t taps = a.weight.size(2), pad = taps / 2;
   const int64_t height = a.height(), width = a.width(), channels = a.outputs();
@@ -177,7 +140,7 @@ Tensor forward_same(const Arguments& a, const Epilogue<T>& epilogue) {
 
 // The transposed convolution, then the filter across its rows and columns.
 template <typename T>
-Tensor forward_up(const Arguments& a, const Epilogue<T>& epilogue) {
+Tensor forward_up(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
   using A = Accumulator<T>;
   const int64_t columns = a.x.size(3), channels = a.outputs(), height = a.height(), width = a.width();
   const Styled<T> styled(a);
@@ -202,7 +165,7 @@ Tensor forward_up(const Arguments& a, const Epilogue<T>& epilogue) {
 
 Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, std::optional<Tensor> noise,
                std::optional<Tensor> bias, int64_t up, double slope, double gain, std::optional<double> clamp) {
-  const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
+  const ModulatedConv2d a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
   a.check();
   if (a.batch() == 0) return empty_channels_last(a.output_shape(), x);
   return dispatch("modulated_conv2d", x.scalar_type(), [&](auto type) {
@@ -248,7 +211,7 @@ Tensor filter_adjoint(const Tensor& grad) {
 
 // The adjoint of the convolution, applied to g [B,O,H*up,W*up] -> the memory of [B,I,H,W], channels last
 template <typename T>
-Tensor adjoint(const Arguments& a, const Tensor& g) {
+Tensor adjoint(const ModulatedConv2d& a, const Tensor& g) {
   using C = Convolved<T>;
   const int64_t pad = a.weight.size(2) / 2;
   const Tensor source = a.up == 1 ? g : filter_adjoint<C, Accumulator<T>>(g);
@@ -264,7 +227,7 @@ Tensor adjoint(const Arguments& a, const Tensor& g) {
 // grad_x = h * s;  grad_s = sum_p h x - s * ((grad_d * d^3) @ Q),  grad_d = sum_p grad_y * activation'(y) * conv(x *
 // s), where conv(x * s) is (activation^-1(y) - noise - bias) / d: nothing but y has to be kept.
 template <typename T>
-std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_y, const Tensor& y) {
+std::tuple<Tensor, Tensor> differentiate(const ModulatedConv2d& a, const Tensor& grad_y, const Tensor& y) {
   using A = Accumulator<T>;
   using C = Convolved<T>;
   const Epilogue<T> epilogue(a);
@@ -322,13 +285,9 @@ std::tuple<Tensor, Tensor> differentiate(const Arguments& a, const Tensor& grad_
 std::tuple<Tensor, Tensor> backward(Tensor grad_y, Tensor y, Tensor x, Tensor weight, Tensor styles,
                                     std::optional<Tensor> q, std::optional<Tensor> noise, std::optional<Tensor> bias,
                                     int64_t up, double slope, double gain, std::optional<double> clamp) {
-  const Arguments a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
+  const ModulatedConv2d a{x, weight, styles, q, noise, bias, up, slope, gain, clamp};
   a.check();
-  const Shape shape = a.output_shape();
-  const Checker check{"modulated_conv2d_backward", x};
-  for (const auto& [name, tensor] : {std::pair{"grad_y", grad_y}, std::pair{"y", y}}) {
-    check.tensor(name, tensor, {shape[0], shape[1], shape[2], shape[3]}, "[B,O,H*up,W*up]", x.scalar_type());
-  }
+  a.check_output(grad_y, y);
   if (a.batch() == 0)
     return {empty_channels_last({0, a.inputs(), x.size(2), x.size(3)}, x), torch::stable::empty_like(styles)};
   return dispatch("modulated_conv2d", x.scalar_type(),

@@ -1,7 +1,7 @@
 // Every op of legato, its shapes and dtypes. The kernels register themselves in cpu/ and cuda/, a file for each op and
 // backend; the public functions, their fakes and autograd live in legato/ops.
 //
-// T is float32, bfloat16 or float64; A is float64 for float64 and float32 otherwise.
+// T is float32, bfloat16, float16 or float64; A is float64 for float64 and float32 otherwise.
 
 #include <Python.h>
 
@@ -19,6 +19,16 @@ STABLE_TORCH_LIBRARY(legato, m) {
   m.def(
       "modulated_conv2d_backward(Tensor grad_y, Tensor y, Tensor x, Tensor weight, Tensor styles, Tensor? q, "
       "Tensor? noise, Tensor? bias, int up, float slope, float gain, float? clamp) -> (Tensor, Tensor)");
+
+  // clamp(conv1x1(x * styles, weight) + bias) + upsample2d(image); x [B,I,H,W] T, weight [3,I,1,1] T, styles [B,I] A,
+  // bias [3] T, image [B,3,H/2,W/2] A -> [B,3,H,W] A
+  m.def("to_rgb(Tensor x, Tensor weight, Tensor styles, Tensor? bias, Tensor? image, float? clamp) -> Tensor");
+
+  // grad [B,3,H,W] A, the rest as above -> grad_x [B,I,H,W] T, channels last; grad_styles [B,I] A; grad_image
+  // [B,3,H/2,W/2] A, [0] unless with_image
+  m.def(
+      "to_rgb_backward(Tensor grad, Tensor x, Tensor weight, Tensor styles, Tensor? bias, float? clamp, "
+      "bool with_image) -> (Tensor, Tensor, Tensor)");
 
   // warped(p) = image(p + flow(p)): image [B,C,H,W] T, flow [B,2,H,W] A, pixels, (x, y)
   //   -> warped [B,C,H,W] T, valid [B,1,H,W] T, 0 or 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from legato.models.layers import LRELU_GAIN, LRELU_SLOPE, Equalized, EqualLinear, normalize_second_moment
-from legato.ops import modulated_conv2d, modulated_conv2d_reference, upsample2d
+from legato.ops import modulated_conv2d, modulated_conv2d_reference, to_rgb, to_rgb_reference
 
 Noise = Literal["fixed", "random", "none"]
 
@@ -56,7 +56,7 @@ class Features(NamedTuple):
     """What head() hands to tail(): the features after a block and the running image."""
 
     x: Tensor  # [B, C, r, r], compute dtype
-    rgb: Tensor  # [B, 3, r, r], float32
+    rgb: Tensor  # [B, 3, r, r], float32, contiguous planes
 
 
 class Mapping(nn.Module):
@@ -142,7 +142,7 @@ class SynthesisLayer(Equalized):
 
 
 class ToRGB(Equalized):
-    """1x1 modulated convolution without demodulation to the three color channels."""
+    """1x1 modulated convolution without demodulation to the three color channels, onto the upsampled running image."""
 
     def __init__(self, c_in: int, w_dim: int, clamp: float | None) -> None:
         super().__init__()
@@ -157,16 +157,17 @@ class ToRGB(Equalized):
         styles: Tensor = self.affine(w) * self.weight_gain
         return styles
 
-    def forward(self, x: Tensor, styles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, styles: Tensor, image: Tensor | None) -> Tensor:
+        """x [B, C_in, r, r] and the running image [B, 3, r/2, r/2], None in the first block -> [B, 3, r, r]."""
         if self.live:
-            conv, (weight, bias) = modulated_conv2d_reference, self._constants(x.dtype)
+            project, (weight, bias) = to_rgb_reference, self._constants(x.dtype)
         else:
-            conv = modulated_conv2d
+            project = to_rgb
             weight, bias = self._derived.get(x.dtype, (self.weight, self.bias), lambda: self._constants(x.dtype))
-        return conv(x, weight, styles, bias=bias, slope=1.0, gain=1.0, clamp=self.clamp).float()
+        return project(x, weight, styles, bias=bias, image=image, clamp=self.clamp)
 
     def _constants(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return self.weight.to(dtype, memory_format=torch.channels_last), self.bias.to(dtype)
+        return self.weight.to(dtype), self.bias.to(dtype)
 
 
 class SynthesisBlock(nn.Module):
@@ -195,8 +196,7 @@ class SynthesisBlock(nn.Module):
         else:
             x = self.conv0(before.x, styles[0], noise)
         x = self.conv1(x, styles[-2], noise)
-        rgb = self.torgb(x, styles[-1])
-        return Features(x, rgb if before is None else upsample2d(before.rgb) + rgb)
+        return Features(x, self.torgb(x, styles[-1], None if before is None else before.rgb))
 
 
 class Synthesis(nn.Module):

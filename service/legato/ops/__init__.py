@@ -8,6 +8,7 @@ training uses.
 from legato.ops._library import live_backends, require_backends
 from legato.ops.flow_warp import flow_warp, flow_warp_reference
 from legato.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_reference
+from legato.ops.to_rgb import to_rgb, to_rgb_reference
 from legato.ops.upsample2d import upsample2d
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "modulated_conv2d",
     "modulated_conv2d_reference",
     "require_backends",
+    "to_rgb",
+    "to_rgb_reference",
     "upsample2d",
 ]

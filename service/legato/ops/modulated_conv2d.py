@@ -16,6 +16,7 @@ from torch import Tensor
 
 from legato.ops import _library
 from legato.ops._check import check_image, check_tensor, precise_dtype
+from legato.ops._scale import power_of_two
 
 EPSILON = 1e-8  # of the demodulation, as published
 SQRT2 = math.sqrt(2.0)
@@ -36,7 +37,7 @@ def modulated_conv2d_reference(
 ) -> Tensor:  # [B, O, H*up, W*up]
     """`modulated_conv2d` in plain torch: any floating dtype, any device, differentiable twice in every argument."""
     check_arguments(x, weight, styles, q, noise, bias, up, slope, gain, clamp)
-    size = _power_of_two(styles) if x.dtype == torch.float16 else None
+    size = power_of_two(styles) if x.dtype == torch.float16 else None
     y = x * (styles if size is None else styles / size).to(x.dtype)[:, :, None, None]
     if up == 1:
         y = F.conv2d(y, weight, padding=weight.shape[2] // 2)
@@ -56,12 +57,6 @@ def modulated_conv2d_reference(
     if gain != 1.0:
         y = y * gain
     return y if clamp is None else y.clamp(-clamp, clamp)
-
-
-def _power_of_two(styles: Tensor) -> Tensor:
-    """[B, 1]: a power of two near the largest |style| of each sample, so that x * (styles / size) fits float16."""
-    largest = styles.detach().abs().amax(1, keepdim=True).clamp(2.0**-120, 2.0**120)
-    return torch.exp2(largest.log2().ceil()).nan_to_num(1.0)
 
 
 def check_arguments(

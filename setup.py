@@ -64,6 +64,7 @@ def build_extension() -> Extension:
     cpu, cuda = find_sources("*.cpp", "cpu/*.cpp"), find_sources("cuda/*.cu")
     home = choose_cuda(cuda)
     cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+    cxx += ["-fno-math-errno", "-fno-trapping-math"]  # else roots and comparisons are not vectorized
     nvcc = ["-O3", "--expt-relaxed-constexpr", *STABLE_ABI]
     libraries, include_dirs, link = [], [str(CSRC)], ["-Wl,--exclude-libs,ALL"]
     if home is None:

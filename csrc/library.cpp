@@ -30,15 +30,28 @@ STABLE_TORCH_LIBRARY(legato, m) {
       "to_rgb_backward(Tensor grad, Tensor x, Tensor weight, Tensor styles, Tensor? bias, float? clamp, "
       "bool with_image) -> (Tensor, Tensor, Tensor)");
 
-  // warped(p) = image(p + flow(p)): image [B,C,H,W] T, flow [B,2,H,W] A, pixels, (x, y)
-  //   -> warped [B,C,H,W] T, valid [B,1,H,W] T, 0 or 1
-  m.def("flow_warp(Tensor image, Tensor flow) -> (Tensor, Tensor)");
+  // warped(p) = image(p + flow(p)): image [B,C,H,W] T, C may be 0; flow, backward [B,2,H,W] A, pixels, (x, y)
+  //   -> warped [B,C,H,W] T, valid [B,1,H,W] T, 0 or 1: 1 where p + flow(p) lies in the image, where the opposite flow
+  //   `backward` leads back (math/occlusion.h), and, if `boundaries`, where the flow is smooth
+  m.def("flow_warp(Tensor image, Tensor flow, Tensor? backward, bool boundaries) -> (Tensor, Tensor)");
 
-  // grad_warped [B,C,H,W] T, flow [B,2,H,W] A -> grad_image [B,C,H,W] T
-  m.def("flow_warp_backward_image(Tensor grad_warped, Tensor flow) -> Tensor");
+  // grad_warped [B,C,H,W] T, flow [B,2,H,W] A -> grad_image [B,C,H,W] T; the CPU's is deterministic in any case
+  m.def("flow_warp_backward_image(Tensor grad_warped, Tensor flow, bool deterministic) -> Tensor");
 
   // grad_warped, image [B,C,H,W] T, flow [B,2,H,W] A -> grad_flow [B,2,H,W] A
   m.def("flow_warp_backward_flow(Tensor grad_warped, Tensor image, Tensor flow) -> Tensor");
+
+  // error_b = sum_p valid(p) sum_c rho(warped - target) / (C max(sum_p valid(p), 1)); warped and valid as flow_warp's
+  // image, target [B,C,H,W] T; flow, backward [B,2,H,W] A; rho: 0 |d|, 1 d^2, 2 sqrt(d^2 + epsilon^2)
+  //   -> error [B] A, warped [B,C,H,W] T, valid [B,1,H,W] T
+  m.def(
+      "photometric_error(Tensor image, Tensor target, Tensor flow, Tensor? backward, bool boundaries, int penalty, "
+      "float epsilon) -> (Tensor, Tensor, Tensor)");
+
+  // grad_error [B] A, the rest as above -> the gradient to warped [B,C,H,W] T
+  m.def(
+      "photometric_error_backward(Tensor grad_error, Tensor warped, Tensor target, Tensor valid, int penalty, "
+      "float epsilon) -> Tensor");
 }
 
 // `import legato._C` loads the library, which runs the registrations; there is nothing else in the module.

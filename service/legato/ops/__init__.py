@@ -8,6 +8,7 @@ training uses.
 from legato.ops._library import live_backends, require_backends
 from legato.ops.flow_warp import flow_warp, flow_warp_reference
 from legato.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_reference
+from legato.ops.photometric_error import photometric_error, photometric_error_reference
 from legato.ops.to_rgb import to_rgb, to_rgb_reference
 from legato.ops.upsample2d import upsample2d
 
@@ -17,6 +18,8 @@ __all__ = [
     "live_backends",
     "modulated_conv2d",
     "modulated_conv2d_reference",
+    "photometric_error",
+    "photometric_error_reference",
     "require_backends",
     "to_rgb",
     "to_rgb_reference",

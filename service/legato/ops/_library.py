@@ -11,7 +11,7 @@ from torch import Tensor
 
 from legato.errors import BackendUnavailable
 
-NATIVE_OPS = ("modulated_conv2d", "to_rgb", "flow_warp")
+NATIVE_OPS = ("modulated_conv2d", "to_rgb", "flow_warp", "photometric_error")
 PLAIN_OPS = ("upsample2d",)  # plain torch on every device
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that the kernels know
 

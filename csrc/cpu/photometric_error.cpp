@@ -9,8 +9,10 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -43,38 +45,47 @@ void check_epsilon(double epsilon) {
   STD_TORCH_CHECK(epsilon > 0 && std::isfinite(epsilon), kOp, ": epsilon has to be positive and finite; got ", epsilon);
 }
 
-// sums += rho(warped - target)
+// sums = or += rho(warped - target)
 template <Penalty kind, typename A>
 LEGATO_CLONES void penalize_row(A* __restrict__ sums,          // [width]
                                 const A* __restrict__ warped,  // [width]
                                 const A* __restrict__ target,  // [width]
-                                A epsilon, int64_t width) {
-  for (int64_t i = 0; i < width; ++i)
-    sums[i] += rho<kind>(warped[i] - target[i], epsilon);
+                                A epsilon, bool first, int64_t width) {
+  if (first) {
+    for (int64_t i = 0; i < width; ++i)
+      sums[i] = rho<kind>(warped[i] - target[i], epsilon);
+  } else {
+    for (int64_t i = 0; i < width; ++i)
+      sums[i] += rho<kind>(warped[i] - target[i], epsilon);
+  }
 }
 
-// total, count = sum of values where valid, sum of valid; in kBlock sums side by side
+// Sums side by side, in a vector register (or several, where the machine's are short).
+template <typename A>
+using Lanes __attribute__((vector_size(kBlock * sizeof(A)))) = A;
+
+// total, count = sum of values where valid, sum of valid
 template <typename A>
 LEGATO_CLONES void sum_valid(A* __restrict__ total, A* __restrict__ count,
                              const A* __restrict__ values,  // [width]
                              const A* __restrict__ valid,   // [width]
                              int64_t width) {
-  A totals[kBlock] = {}, counts[kBlock] = {};
+  Lanes<A> totals = {}, counts = {}, value, seen;
   int64_t i = 0;
   for (; i + kBlock <= width; i += kBlock) {
-    for (int64_t k = 0; k < kBlock; ++k) {
-      totals[k] += valid[i + k] > A(0) ? values[i + k] : A(0);
-      counts[k] += valid[i + k];
-    }
-  }
-  for (int64_t k = 0; i + k < width; ++k) {
-    totals[k] += valid[i + k] > A(0) ? values[i + k] : A(0);
-    counts[k] += valid[i + k];
+    std::memcpy(&value, values + i, sizeof(value));
+    std::memcpy(&seen, valid + i, sizeof(seen));
+    totals += seen > A(0) ? value : Lanes<A>{};
+    counts += seen;
   }
   *total = *count = 0;
   for (int64_t k = 0; k < kBlock; ++k) {
     *total += totals[k];
     *count += counts[k];
+  }
+  for (; i < width; ++i) {
+    *total += valid[i] > A(0) ? values[i] : A(0);
+    *count += valid[i];
   }
 }
 
@@ -99,11 +110,13 @@ Tensor measure(const Warp<A>& warp, const Tensor& target_in, A epsilon) {
   std::vector<A> totals(size.batch * size.height, A(0)), counts(size.batch * size.height, A(0));
   warp.run([&](int64_t sample, int64_t row) {
     thread_local std::vector<A> sums;
-    sums.assign(size.width, A(0));
+    sums.resize(size.width);
+    if (size.channels == 0) std::fill(sums.begin(), sums.end(), A(0));
     const A *image = warp.warped_row(sample, row), *valid = warp.valid_row(sample, row);
     const A* wanted = data<A>(target) + sample * size.channels * size.pixels() + row * size.width;
     for (int64_t c = 0; c < size.channels; ++c) {
-      penalize_row<kind>(sums.data(), image + c * size.pixels(), wanted + c * size.pixels(), epsilon, size.width);
+      penalize_row<kind>(sums.data(), image + c * size.pixels(), wanted + c * size.pixels(), epsilon, c == 0,
+                         size.width);
     }
     const int64_t at = sample * size.height + row;
     sum_valid(&totals[at], &counts[at], sums.data(), valid, size.width);

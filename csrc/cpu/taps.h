@@ -8,6 +8,7 @@
 #include "cpu/common.h"
 #include "math/bilinear.h"
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -48,32 +49,42 @@ struct Planes {
   int64_t pixels() const { return static_cast<int64_t>(height) * width; }
 };
 
+// Planes and where a row of their samples goes; the rows of different planes lie `step` apart.
 template <typename A>
-LEGATO_CLONES void find_taps(Row<A>& taps,
-                             const A* __restrict__ flow_x,  // [width]
-                             const A* __restrict__ flow_y,  // [width]
-                             int32_t row, int32_t height, int32_t width) {
-  int32_t* __restrict__ left = taps.x.data();
-  int32_t* __restrict__ top = taps.y.data();
-  A* __restrict__ right = taps.right.data();
-  A* __restrict__ down = taps.down.data();
-  A* __restrict__ inside_x = taps.inside_x.data();
-  A* __restrict__ inside_y = taps.inside_y.data();
-  for (int32_t column = 0; column < width; ++column) {
-    const Taps<A> x = split(static_cast<A>(column) + flow_x[column], width);
-    const Taps<A> y = split(static_cast<A>(row) + flow_y[column], height);
-    left[column] = x.lower;
-    top[column] = y.lower;
-    right[column] = x.fraction;
-    down[column] = y.fraction;
-    inside_x[column] = x.inside ? A(1) : A(0);
-    inside_y[column] = y.inside ? A(1) : A(0);
+struct Source {
+  Planes<A> planes;
+  A* out;
+  int64_t step;
+};
+
+// The taps on one axis of positions start + step * column + flow. Everything is a parameter: the compiler believes
+// __restrict__ there alone.
+template <typename A>
+LEGATO_CLONES void split_row(int32_t* __restrict__ lower,  // [width], as the rest
+                             A* __restrict__ fraction,     //
+                             A* __restrict__ inside,       //
+                             const A* __restrict__ flow, A start, A step, int32_t size, int64_t width) {
+  for (int64_t column = 0; column < width; ++column) {
+    const A here = start + step * static_cast<A>(static_cast<int32_t>(column));
+    const Taps<A> taps = split(here + flow[column], size);
+    lower[column] = taps.lower;
+    fraction[column] = taps.fraction;
+    inside[column] = taps.inside ? A(1) : A(0);
   }
+}
+
+template <typename A>
+void find_taps(Row<A>& taps,
+               const A* flow_x,  // [width]
+               const A* flow_y,  // [width]
+               int32_t row, int32_t height, int32_t width) {
+  split_row(taps.x.data(), taps.right.data(), taps.inside_x.data(), flow_x, A(0), A(1), width, width);
+  split_row(taps.y.data(), taps.down.data(), taps.inside_y.data(), flow_y, static_cast<A>(row), A(0), height, width);
   for (int64_t column = width; column < taps.padded(); ++column) {
-    left[column] = left[width - 1];
-    top[column] = top[width - 1];
-    right[column] = right[width - 1];
-    down[column] = down[width - 1];
+    taps.x[column] = taps.x[width - 1];
+    taps.y[column] = taps.y[width - 1];
+    taps.right[column] = taps.right[width - 1];
+    taps.down[column] = taps.down[width - 1];
   }
 }
 
@@ -128,73 +139,90 @@ struct BlockCorners {
   __m512 nw, ne, sw, se;
 };
 
-// Sixteen pixels of a row: how to read their corners from any plane.
+// Sixteen pixels of a row: how to read their corners from any plane. Near: all within 32 columns and a few rows.
 struct Block {
+  static constexpr int32_t kDepth = 5;  // rows of near pixels, the southern ones not counted
+
   __m512 right, down;
-  bool near;                   // within three rows and 32 columns
-  int64_t north, mid, south;   // near: where the rows begin
-  __mmask16 first, second;     // near: columns within the image
-  __mmask16 below;             // near: pixels whose corners lie in rows mid and south
-  __m512i west, east;          // near: columns
-  __m256i upper[2], lower[2];  // far: offsets of the western pixels
-  __mmask16 last;              // far: pixels in the last column, whose western neighbor was loaded as well
+  __mmask16 last;               // pixels in the last column: eastern and western neighbor are the same
+  int32_t rows;                 // near: how many; 0: far
+  int64_t offsets[kDepth + 1];  // near: where the rows begin in a plane
+  __mmask16 reach[kDepth + 1];  // near: pixels that lie in this row or below
+  __mmask16 first, second;      // near: columns within the image
+  __m512i west, east;           // near: columns of the neighbors
+  __m256i north[2], south[2];   // far: offsets of the western neighbors
 
   LEGATO_AVX512 LEGATO_INLINE Block(const Row<float>& taps, int64_t at, int32_t height, int32_t width)
       : right(_mm512_loadu_ps(taps.right.data() + at)), down(_mm512_loadu_ps(taps.down.data() + at)) {
     const __m512i x = _mm512_loadu_si512(taps.x.data() + at), y = _mm512_loadu_si512(taps.y.data() + at);
     const __m512i one = _mm512_set1_epi32(1);
     last = _mm512_cmpeq_epi32_mask(x, _mm512_set1_epi32(width - 1));
-    const int32_t left = std::max(0, taps.x[at] - 7), row = taps.y[at];
+    const int32_t left = std::max(0, taps.x[at] - 7), top = _mm512_reduce_min_epi32(y);
+    const int32_t depth = _mm512_reduce_max_epi32(y) - top;
     west = _mm512_sub_epi32(x, _mm512_set1_epi32(left));
-    const __mmask16 wide = _mm512_cmpge_epu32_mask(west, _mm512_set1_epi32(31));
-    const __mmask16 above = _mm512_cmplt_epi32_mask(y, _mm512_set1_epi32(row));
-    const int32_t top = above ? row - 1 : row;
-    const __m512i depth = _mm512_sub_epi32(y, _mm512_set1_epi32(top));
-    near = !(wide | _mm512_cmpgt_epu32_mask(depth, one));
+    const bool near = depth < kDepth && _mm512_cmpge_epu32_mask(west, _mm512_set1_epi32(31)) == 0;
+    rows = near ? std::max(depth, 1) + 1 : 0;  // one takes the way of two: fewer branches to guess
     if (near) {
       const int32_t columns = width - left;
       first = columns >= 16 ? 0xFFFF : (1u << columns) - 1;
       second = columns >= 32 ? 0xFFFF : columns > 16 ? (1u << (columns - 16)) - 1 : 0;
-      below = _mm512_test_epi32_mask(depth, depth);
       east = _mm512_mask_add_epi32(west, ~last, west, one);
-      north = static_cast<int64_t>(top) * width + left;
-      mid = static_cast<int64_t>(std::min(top + 1, height - 1)) * width + left;
-      south = static_cast<int64_t>(std::min(top + 2, height - 1)) * width + left;
+      for (int32_t i = 0; i <= rows; ++i) {
+        offsets[i] = static_cast<int64_t>(std::min(top + i, height - 1)) * width + left;
+        reach[i] = _mm512_cmpge_epi32_mask(y, _mm512_set1_epi32(top + i));
+      }
     } else {
       const __m512i step = _mm512_set1_epi32(width), pair = _mm512_min_epi32(x, _mm512_set1_epi32(width - 2));
-      const __m512i next = _mm512_min_epi32(_mm512_add_epi32(y, one), _mm512_set1_epi32(height - 1));
+      const __m512i below = _mm512_min_epi32(_mm512_add_epi32(y, one), _mm512_set1_epi32(height - 1));
       const __m512i a = _mm512_add_epi32(_mm512_mullo_epi32(y, step), pair);
-      const __m512i b = _mm512_add_epi32(_mm512_mullo_epi32(next, step), pair);
-      upper[0] = _mm512_castsi512_si256(a);
-      upper[1] = _mm512_extracti64x4_epi64(a, 1);
-      lower[0] = _mm512_castsi512_si256(b);
-      lower[1] = _mm512_extracti64x4_epi64(b, 1);
+      const __m512i b = _mm512_add_epi32(_mm512_mullo_epi32(below, step), pair);
+      north[0] = _mm512_castsi512_si256(a);
+      north[1] = _mm512_extracti64x4_epi64(a, 1);
+      south[0] = _mm512_castsi512_si256(b);
+      south[1] = _mm512_extracti64x4_epi64(b, 1);
     }
   }
 
   LEGATO_AVX512 LEGATO_INLINE BlockCorners read(const float* plane) const {
-    if (near) {
-      const BlockCorners a = pick(plane + north), b = pick(plane + mid), c = pick(plane + south);
-      return {_mm512_mask_mov_ps(a.nw, below, b.nw), _mm512_mask_mov_ps(a.ne, below, b.ne),
-              _mm512_mask_mov_ps(b.nw, below, c.nw), _mm512_mask_mov_ps(b.ne, below, c.ne)};
+    BlockCorners c;
+    if (rows == 0) {
+      gather(c.nw, c.ne, plane, north);
+      gather(c.sw, c.se, plane, south);
+      return c;
     }
-    const BlockCorners a = gather(plane, upper), b = gather(plane, lower);
-    return {a.nw, a.ne, b.nw, b.ne};
+    pick(c.nw, c.ne, plane + offsets[0]);
+    pick(c.sw, c.se, plane + offsets[1]);
+    descend(c, plane, 1);
+    for (int32_t i = 2; i < rows; ++i)
+      descend(c, plane, i);
+    return c;
   }
 
  private:
-  LEGATO_AVX512 LEGATO_INLINE BlockCorners pick(const float* row) const {
+  LEGATO_AVX512 LEGATO_INLINE void pick(__m512& west_pixels, __m512& east_pixels, const float* row) const {
     const __m512 a = _mm512_maskz_loadu_ps(first, row), b = _mm512_maskz_loadu_ps(second, row + 16);
-    return {_mm512_permutex2var_ps(a, west, b), _mm512_permutex2var_ps(a, east, b), a, b};
+    west_pixels = _mm512_permutex2var_ps(a, west, b);
+    east_pixels = _mm512_permutex2var_ps(a, east, b);
   }
 
-  LEGATO_AVX512 LEGATO_INLINE BlockCorners gather(const float* plane, const __m256i* offsets) const {
+  // What reaches row i has its northern neighbors there and its southern ones below.
+  LEGATO_AVX512 LEGATO_INLINE void descend(BlockCorners& c, const float* plane, int32_t i) const {
+    __m512 west_pixels, east_pixels;
+    pick(west_pixels, east_pixels, plane + offsets[i + 1]);
+    c.nw = _mm512_mask_mov_ps(c.nw, reach[i], c.sw);
+    c.ne = _mm512_mask_mov_ps(c.ne, reach[i], c.se);
+    c.sw = _mm512_mask_mov_ps(c.sw, reach[i], west_pixels);
+    c.se = _mm512_mask_mov_ps(c.se, reach[i], east_pixels);
+  }
+
+  LEGATO_AVX512 LEGATO_INLINE void gather(__m512& west_pixels, __m512& east_pixels, const float* plane,
+                                          const __m256i* offsets) const {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
     const __m512 a = _mm512_castpd_ps(_mm512_i32gather_pd(offsets[0], plane, 4));
     const __m512 b = _mm512_castpd_ps(_mm512_i32gather_pd(offsets[1], plane, 4));
-    const __m512 ne = _mm512_permutex2var_ps(a, odd, b);
-    return {_mm512_mask_mov_ps(_mm512_permutex2var_ps(a, even, b), last, ne), ne, a, b};
+    east_pixels = _mm512_permutex2var_ps(a, odd, b);
+    west_pixels = _mm512_mask_mov_ps(_mm512_permutex2var_ps(a, even, b), last, east_pixels);
   }
 };
 
@@ -206,14 +234,18 @@ LEGATO_AVX512 inline __mmask16 pixels_of_block(int64_t at, int64_t width) {
   return width - at >= kBlock ? 0xFFFF : (1u << (width - at)) - 1;
 }
 
-LEGATO_AVX512 inline void sample_blocks(float* out, int64_t step, const Planes<float>& planes, const Row<float>& taps) {
-  for (int64_t at = 0; at < planes.width; at += kBlock) {
-    const Block block(taps, at, planes.height, planes.width);
-    const __mmask16 mask = pixels_of_block(at, planes.width);
-    for (int64_t i = 0; i < planes.count; ++i) {
-      const BlockCorners c = block.read(planes.data + i * planes.pixels());
-      const __m512 above = mix(c.nw, c.ne, block.right), below = mix(c.sw, c.se, block.right);
-      _mm512_mask_storeu_ps(out + i * step + at, mask, mix(above, below, block.down));
+LEGATO_AVX512 inline void sample_blocks(const Source<float>* sources, int64_t count, const Row<float>& taps,
+                                        int32_t height, int32_t width) {
+  for (int64_t at = 0; at < width; at += kBlock) {
+    const Block block(taps, at, height, width);
+    const __mmask16 mask = pixels_of_block(at, width);
+    for (const Source<float>* source = sources; source < sources + count; ++source) {
+      const Planes<float>& planes = source->planes;
+      for (int64_t i = 0; i < planes.count; ++i) {
+        const BlockCorners c = block.read(planes.data + i * planes.pixels());
+        const __m512 above = mix(c.nw, c.ne, block.right), below = mix(c.sw, c.se, block.right);
+        _mm512_mask_storeu_ps(source->out + i * source->step + at, mask, mix(above, below, block.down));
+      }
     }
   }
 }
@@ -244,16 +276,19 @@ inline bool has_avx512(int32_t width) {
 
 #endif
 
-// out[i] = the samples of plane i along a row; rows of out lie `step` apart
-template <typename A>
-void sample_row(A* out, int64_t step, const Planes<A>& planes, const Row<A>& taps) {
+// The samples along a row of every plane of the sources, which are of one size.
+template <typename A, size_t count>
+void sample_row(const std::array<Source<A>, count>& sources, const Row<A>& taps) {
+  const int32_t height = sources[0].planes.height, width = sources[0].planes.width;
 #ifdef LEGATO_AVX512
   if constexpr (std::is_same_v<A, float>) {
-    if (has_avx512(planes.width)) return sample_blocks(out, step, planes, taps);
+    if (has_avx512(width)) return sample_blocks(sources.data(), count, taps, height, width);
   }
 #endif
-  for (int64_t i = 0; i < planes.count; ++i) {
-    sample_plane(out + i * step, planes.data + i * planes.pixels(), taps, planes.height, planes.width);
+  for (const Source<A>& source : sources) {
+    for (int64_t i = 0; i < source.planes.count; ++i) {
+      sample_plane(source.out + i * source.step, source.planes.data + i * source.planes.pixels(), taps, height, width);
+    }
   }
 }
 

@@ -129,12 +129,15 @@ struct Warp {
     const A* y = x + size.pixels();
     find_taps(taps, x, y, static_cast<int32_t>(row), static_cast<int32_t>(size.height),
               static_cast<int32_t>(size.width));
-    sample_row(warped_row(sample, row), size.pixels(), size.planes(data<A>(image), sample, size.channels), taps);
     A* trusted = valid_row(sample, row);
     mark_inside(trusted, taps);
+    const Source<A> pixels{size.planes(data<A>(image), sample, size.channels), warped_row(sample, row), size.pixels()};
     if (backward) {
-      sample_row(returned, size.width, size.planes(data<A>(*backward), sample, 2), taps);
+      const Source<A> vectors{size.planes(data<A>(*backward), sample, 2), returned, size.width};
+      sample_row<A, 2>({pixels, vectors}, taps);
       hide_inconsistent(trusted, x, y, returned, returned + size.width, size.width);
+    } else {
+      sample_row<A, 1>({pixels}, taps);
     }
     if (boundaries) {
       const int64_t below = row + 1 < size.height ? size.width : 0;

@@ -25,7 +25,12 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x0
 
 
 def sources() -> list[Path]:
-    return [CSRC / "library.cpp", *sorted((CSRC / "cuda").glob("*.cu")), HERE.parent / "selftest.cu", HERE / "fibers.cpp"]
+    return [
+        CSRC / "library.cpp",
+        *sorted((CSRC / "cuda").glob("*.cu")),
+        HERE.parent / "selftest.cu",
+        HERE / "fibers.cpp",
+    ]
 
 
 def headers() -> list[Path]:

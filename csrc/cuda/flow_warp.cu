@@ -21,6 +21,7 @@ namespace legato {
 namespace {
 
 using torch::stable::contiguous;
+using namespace warping;
 
 constexpr const char* kOp = "flow_warp";
 

@@ -21,6 +21,7 @@ namespace legato {
 namespace {
 
 using torch::stable::contiguous;
+using namespace warping;
 
 constexpr const char* kOp = "photometric_error";
 constexpr int kReducers = 256;                  // threads that add the tiles of a sample

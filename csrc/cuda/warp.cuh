@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <optional>
 
-namespace legato {
+namespace legato::warping {
 
 // A tile's rows share the pixels between them in the first cache.
 constexpr int kTileWidth = 32, kTileHeight = 8, kTileSize = kTileWidth * kTileHeight;
@@ -182,4 +182,4 @@ __device__ __forceinline__ void for_channels(const T* __restrict__ image, int32_
   }
 }
 
-}  // namespace legato
+}  // namespace legato::warping

@@ -51,17 +51,18 @@ struct Sums {
   double2 of_warp[kThreads / kWarp];
 };
 
-// The sum over all threads of a block, on its first thread, always in the same order.
-template <int kThreads>
-__device__ __forceinline__ double2 add_up(double2 value) {
+// The sums over all threads of a block, on its first thread, always in the same order.
+template <int kThreads, typename V>
+__device__ __forceinline__ double2 add_up(V penalty, V visible) {
   auto& shared = shared_memory<Sums<kThreads>>();
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    value.x += __shfl_down_sync(kAllLanes, value.x, distance);
-    value.y += __shfl_down_sync(kAllLanes, value.y, distance);
+    penalty += __shfl_down_sync(kAllLanes, penalty, distance);
+    visible += __shfl_down_sync(kAllLanes, visible, distance);
   }
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread % kWarp == 0) shared.of_warp[thread / kWarp] = value;
+  if (thread % kWarp == 0)
+    shared.of_warp[thread / kWarp] = make_double2(static_cast<double>(penalty), static_cast<double>(visible));
   __syncthreads();
   double2 sum = make_double2(0, 0);
   if (thread == 0) {
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kTileSize, kBlocks<T>)
     seen = motion.visible(vectors, back, boundaries, pixel, tiling);
     valid[pixel.sample * plane + pixel.at] = static_cast<T>(seen ? A(1) : A(0));
   }
-  const double2 sum = add_up<kTileSize>(make_double2(seen ? static_cast<double>(penalty) : 0.0, seen ? 1.0 : 0.0));
+  const double2 sum = add_up<kTileSize>(seen ? penalty : A(0), seen ? A(1) : A(0));
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(kReducers) conclude(A* __restrict__ error,    
     sum.x += own[i].x;
     sum.y += own[i].y;
   }
-  sum = add_up<kReducers>(sum);
+  sum = add_up<kReducers>(sum.x, sum.y);
   if (threadIdx.x == 0) error[blockIdx.x] = static_cast<A>(sum.x / error_divisor(static_cast<double>(channels), sum.y));
 }
 
@@ -128,13 +129,13 @@ __global__ void __launch_bounds__(kTileSize)
                   const T* __restrict__ valid,    // [B,1,H,W]
                   int64_t plane, int32_t parts) {
   const int64_t sample = blockIdx.x / parts, begin = int64_t{blockIdx.x % parts} * kCountedPixels;
-  double count = 0;
+  float count = 0;
 #pragma unroll
   for (int i = 0; i < kCountedPixels / kTileSize; ++i) {
     const int64_t at = begin + i * kTileSize + threadIdx.x;
     if (at < plane && static_cast<Accumulator<T>>(valid[sample * plane + at]) > 0) count += 1;
   }
-  const double2 sum = add_up<kTileSize>(make_double2(0, count));
+  const double2 sum = add_up<kTileSize>(0.0f, count);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kReducers)
   double2 sum = make_double2(0, 0);
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < parts; i += kReducers)
     sum.y += partial[int64_t{blockIdx.x} * parts + i].y;
-  sum = add_up<kReducers>(sum);
+  sum = add_up<kReducers>(sum.x, sum.y);
   if (threadIdx.x == 0) {
     const double whole = static_cast<double>(grad_error[blockIdx.x]);
     scale[blockIdx.x] = static_cast<A>(whole / error_divisor(static_cast<double>(channels), sum.y));

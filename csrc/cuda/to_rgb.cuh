@@ -69,6 +69,7 @@ struct Lanes {
   __device__ void project(A (&result)[kColors], const T* x, const Channel<A>* channels, const Plan& plan,
                           int32_t tile) const {
     A sums[kColors][kShare] = {};
+#pragma unroll 2
     for (int chunk = 0; chunk * kChunk < plan.channels; ++chunk) {
       Vector<T, kVector> values[kShare];
       load(values, x, plan, tile, chunk);

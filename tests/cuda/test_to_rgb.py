@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from legato.ops.to_rgb import to_rgb_reference
+from legato.ops import to_rgb_reference
 from tests.cuda.conftest import Backend
 from tests.ops.compare import assert_as_good, precise, to_double, with_gradients
 from tests.tolerances import EXACT

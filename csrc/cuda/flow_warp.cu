@@ -151,12 +151,12 @@ __global__ void __launch_bounds__(kTileSize, kBlocks<T>)
   const A most = of_magnitude(largest[pixel.sample]);
   if (!(most < std::numeric_limits<A>::infinity())) return;
   const int64_t plane = int64_t{tiling.height} * tiling.width, first = pixel.sample * channels * plane;
-  const int exponent = fixed_point_exponent(static_cast<double>(most), plane);
+  const double scale = fixed_point_scale(static_cast<double>(most), plane);
   const Motion<A> motion(flow + pixel.sample * 2 * plane, pixel, tiling);
   for (int32_t c = 0; c < channels; ++c) {
     unsigned long long* to = sums + first + c * plane;
     share(motion.to, static_cast<A>(grad[first + c * plane + pixel.at]), [&](int32_t at, A value) {
-      const long long units = __double2ll_rn(ldexp(static_cast<double>(value), exponent));
+      const long long units = __double2ll_rn(static_cast<double>(value) * scale);
       atomicAdd(to + at, static_cast<unsigned long long>(units));
     });
   }
@@ -175,10 +175,10 @@ __global__ void __launch_bounds__(kTileSize, kBlocks<T>)
   const int64_t plane = int64_t{tiling.height} * tiling.width, first = pixel.sample * channels * plane + pixel.at;
   const A most = of_magnitude(largest[pixel.sample]);
   const bool finite = most < std::numeric_limits<A>::infinity();
-  const int exponent = finite ? fixed_point_exponent(static_cast<double>(most), plane) : 0;
+  const double unit = finite ? 1.0 / fixed_point_scale(static_cast<double>(most), plane) : 1.0;
   for (int32_t c = 0; c < channels; ++c) {
     const auto units = static_cast<double>(static_cast<long long>(sums[first + c * plane]));
-    const A value = finite ? static_cast<A>(ldexp(units, -exponent)) : std::numeric_limits<A>::quiet_NaN();
+    const A value = finite ? static_cast<A>(units * unit) : std::numeric_limits<A>::quiet_NaN();
     result[first + c * plane] = static_cast<T>(value);
   }
 }

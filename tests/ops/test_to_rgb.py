@@ -15,6 +15,8 @@ from tests.ops.compare import assert_as_good, precise, to_double, with_gradients
 from tests.ops.test_upsample2d import insert_and_filter
 from tests.tolerances import COMPILED, EXACT, OP_GRADIENT, SAME_FORMULA
 
+pytestmark = pytest.mark.usefixtures("device")
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 BOTH = pytest.mark.parametrize("f", [to_rgb, to_rgb_reference])
 SHAPES = [  # B, I, H, W: whole and broken blocks of channels, groups of pixels

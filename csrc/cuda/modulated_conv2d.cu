@@ -245,15 +245,10 @@ std::tuple<Tensor, Tensor> differentiate_layer(const Device& device, const Modul
     finish_adjoint<T>(device, inner, p.splits, data<A>(partial), adjoint, mutable_data<T>(grad_x));
   }
 
-  const Tensor direct = empty({batch, a.inputs()}, g, layer.precise);
-  sum_tiles<A>(device, batch, sums.size(1), layer.inputs(), data<A>(sums), mutable_data<A>(direct));
-  if (!a.q) return {grad_x, direct};
-  const Tensor scale_sums = empty({batch, a.outputs()}, g, layer.precise);
-  sum_tiles<A>(device, batch, strips, layer.outputs(), data<A>(strip_sums), mutable_data<A>(scale_sums));
   const Tensor grad_styles = empty({batch, a.inputs()}, g, layer.precise);
-  finish_styles<A>(device, batch, layer.inputs(), layer.outputs(), data<A>(layer.styles), data<A>(*layer.q),
-                   data<A>(*layer.scale), data_or_null<A>(layer.sigma), data<A>(scale_sums), data<A>(direct),
-                   mutable_data<A>(grad_styles));
+  finish_styles<A>(device, batch, layer.inputs(), layer.outputs(), sums.size(1), strips, data<A>(layer.styles),
+                   data_or_null<A>(layer.q), data_or_null<A>(layer.scale), data_or_null<A>(layer.sigma), data<A>(sums),
+                   data<A>(strip_sums), mutable_data<A>(grad_styles));
   return {grad_x, grad_styles};
 }
 

@@ -100,14 +100,13 @@ template <typename A>
 void compute_factors(const Device& device, int64_t batch, int inputs, int outputs, const A* styles, const A* q,
                      bool normalize, A* scale, A* normalized, A* sigma);
 
-// sums [B][tiles][n] -> totals [B][n], in a fixed order
+// grad_styles = direct / sigma - s * ((scale_sums * d^2) @ q), d = scale / sigma, where direct [B][I] is the sum of
+// tile_sums [B][tiles][I] and scale_sums, which is grad_d * d, that of strip_sums [B][strips][O]. Without q direct
+// alone.
 template <typename A>
-void sum_tiles(const Device& device, int64_t batch, int64_t tiles, int channels, const A* sums, A* totals);
-
-// grad_styles = direct / sigma - s * ((scale_sums * d^2) @ q), d = scale / sigma; scale_sums is grad_d * d
-template <typename A>
-void finish_styles(const Device& device, int64_t batch, int inputs, int outputs, const A* styles, const A* q,
-                   const A* scale, const A* sigma, const A* scale_sums, const A* direct, A* grad_styles);
+void finish_styles(const Device& device, int64_t batch, int inputs, int outputs, int64_t tiles, int64_t strips,
+                   const A* styles, const A* q, const A* scale, const A* sigma, const A* tile_sums, const A* strip_sums,
+                   A* grad_styles);
 
 // Passes over activations. `vectors`: channels are a multiple of 8 and all addresses of 16.
 struct Map {

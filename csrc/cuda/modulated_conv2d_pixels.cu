@@ -15,6 +15,8 @@ namespace legato::modulated {
 namespace {
 
 constexpr int kRows = 16;  // that a thread walks down
+template <typename T>
+constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;  // of a multiprocessor, at least
 
 // Which eight channels, which of the block's columns of threads, which strip: blocks take `vectors` groups of channels,
 // a power of two, and kThreads / vectors pixels at a time.
@@ -58,6 +60,7 @@ template <typename A, typename P>
 __device__ __forceinline__ void add_splits(A (&sum)[kVector], const P* from, int splits, int64_t step, int count,
                                            bool vectors) {
   load(sum, from, count, vectors);
+#pragma unroll 1
   for (int split = 1; split < splits; ++split) {
     A more[kVector];
     load(more, from + split * step, count, vectors);
@@ -68,7 +71,7 @@ __device__ __forceinline__ void add_splits(A (&sum)[kVector], const P* from, int
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     finish_forward_kernel(Map map, int64_t strips, int vectors, int splits, const Accumulator<T>* partial,
                           Epilogue<T> epilogue, T* y) {
   using A = Accumulator<T>;
@@ -79,6 +82,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t pixels = map.pixels(), step = map.batch * pixels * map.channels;
   const int64_t first = my.strip * kRows * my.lanes;
   const int64_t last = min(first + kRows * my.lanes, pixels);
+#pragma unroll 1
   for (int64_t pixel = first + my.lane; pixel < last; pixel += my.lanes) {
     const int64_t at = (my.sample * pixels + pixel) * map.channels + my.channel;
     A values[kVector];
@@ -89,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     finish_adjoint_kernel(Map map, int64_t strips, int vectors, int splits, const Accumulator<T>* partial,
                           Adjoint<T> adjoint, T* grad_x) {
   using A = Accumulator<T>;
@@ -100,6 +104,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t pixels = map.pixels(), step = map.batch * pixels * map.channels;
   const int64_t first = my.strip * kRows * my.lanes;
   const int64_t last = count <= 0 ? 0 : min(first + kRows * my.lanes, pixels);
+#pragma unroll 1
   for (int64_t pixel = first + my.lane; pixel < last; pixel += my.lanes) {
     const int64_t at = (my.sample * pixels + pixel) * map.channels + my.channel;
     A h[kVector], x[kVector];
@@ -118,8 +123,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // Row r, column c of the transposed convolution [2H+1, 2W+1], in the phase of their parities.
 template <typename T, typename P>
-__global__ void __launch_bounds__(kThreads) finish_upsampled_kernel(Map map, int64_t strips, int vectors, int splits,
-                                                                    const P* phases, Epilogue<T> epilogue, T* y) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+    finish_upsampled_kernel(Map map, int64_t strips, int vectors, int splits, const P* phases, Epilogue<T> epilogue,
+                            T* y) {
   using A = Accumulator<T>;
   const Lane my(map, strips, vectors);
   const int across = divide_up(map.width, my.lanes);
@@ -131,36 +137,38 @@ __global__ void __launch_bounds__(kThreads) finish_upsampled_kernel(Map map, int
   const int rows = map.height / 2 + 1, columns = map.width / 2 + 1;
   const int64_t image = int64_t{rows} * columns * map.channels, step = 4 * map.batch * image;
   const P* base = phases + 4 * my.sample * image + my.channel;
-  A window[4][kVector] = {};  // filtered across, rows r - 1 .. r + 2 of output row r
+  A window[3][kVector] = {};  // the last three rows, filtered across
+#pragma unroll 1
   for (int row = first - 1; row < last + 2; ++row) {
+    A pairs[2][kVector];  // taps 0 + 3, taps 1 + 2
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      window[0][i] = window[1][i];
-      window[1][i] = window[2][i];
-      window[2][i] = window[3][i];
-    }
-    A taps[4][kVector];
+    for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll
-    for (int tap = 0; tap < 4; ++tap) {
-      const int c = column - 1 + tap;
-      if (row >= 0 && c >= 0) {
+      for (int i = 0; i < kVector; ++i)
+        pairs[pair][i] = A(0);
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const int c = column - 1 + (side == 0 ? pair : 3 - pair);
+        if (row < 0 || c < 0) continue;
         const int64_t at = (2 * (row & 1) + (c & 1)) * image + (int64_t{row / 2} * columns + c / 2) * map.channels;
-        add_splits(taps[tap], base + at, splits, step, count, map.vectors);
-      } else {
+        A values[kVector];
+        add_splits(values, base + at, splits, step, count, map.vectors);
 #pragma unroll
         for (int i = 0; i < kVector; ++i)
-          taps[tap][i] = A(0);
+          pairs[pair][i] += values[i];
       }
     }
-#pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      window[3][i] = low_pass(taps[0][i], taps[1][i], taps[2][i], taps[3][i]);
-    const int output = row - 2;
-    if (output < first) continue;
     A values[kVector];
 #pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      values[i] = low_pass(window[0][i], window[1][i], window[2][i], window[3][i]);
+    for (int i = 0; i < kVector; ++i) {
+      const A filtered = low_pass(pairs[0][i], pairs[1][i], A(0), A(0));
+      values[i] = low_pass(window[0][i], window[1][i], window[2][i], filtered);
+      window[0][i] = window[1][i];
+      window[1][i] = window[2][i];
+      window[2][i] = filtered;
+    }
+    const int output = row - 2;
+    if (output < first) continue;
     const int64_t pixel = int64_t{output} * map.width + column;
     finish(values, pixel);
     store(y + (my.sample * map.pixels() + pixel) * map.channels + my.channel, values, count, map.vectors);
@@ -188,7 +196,7 @@ __device__ __forceinline__ void gradient_at(const Map& map, const Lane& my, cons
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     differentiate_kernel(Map map, int64_t strips, int vectors, const T* grad_y, const T* y, Epilogue<T> epilogue, T* g,
                          Accumulator<T>* sums) {
   using A = Accumulator<T>;
@@ -198,6 +206,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t pixels = map.pixels(), first = my.strip * kRows * my.lanes;
   const int64_t last = count <= 0 ? 0 : min(first + kRows * my.lanes, pixels);
   A total[kVector] = {};
+#pragma unroll 1
   for (int64_t pixel = first + my.lane; pixel < last; pixel += my.lanes) {
     A values[kVector], terms[kVector];
     gradient_at(map, my, grad_y, y, e, pixel, values, terms);
@@ -212,7 +221,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // As above, then the adjoint of the filter: row r of the result takes rows r - 2 .. r + 1 of g, columns alike.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     differentiate_filtered_kernel(Map map, int64_t strips, int vectors, const T* grad_y, const T* y,
                                   Epilogue<T> epilogue, T* g, Accumulator<T>* sums) {
   using A = Accumulator<T>;
@@ -223,41 +232,40 @@ __global__ void __launch_bounds__(kThreads)
   const int first = static_cast<int>(my.strip / across) * kRows;
   const int last = count <= 0 || column >= columns ? first - 3 : min(first + kRows, rows);
   const ChannelEpilogue<T> e(epilogue, my.sample, map.channels, my.channel);
-  A total[kVector] = {}, window[4][kVector] = {};
+  A total[kVector] = {}, window[3][kVector] = {};
+#pragma unroll 1
   for (int row = first - 2; row < last + 1; ++row) {
+    A pairs[2][kVector];  // taps 0 + 3, taps 1 + 2
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      window[0][i] = window[1][i];
-      window[1][i] = window[2][i];
-      window[2][i] = window[3][i];
-    }
-    A taps[4][kVector];
+    for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll
-    for (int tap = 0; tap < 4; ++tap) {
-      const int c = column - 2 + tap;
-      if (row >= 0 && row < map.height && c >= 0 && c < map.width) {
-        A terms[kVector];
-        gradient_at(map, my, grad_y, y, e, int64_t{row} * map.width + c, taps[tap], terms);
-        if (tap == 2 && row >= first && row < last) {  // this pixel is nobody else's
+      for (int i = 0; i < kVector; ++i)
+        pairs[pair][i] = A(0);
 #pragma unroll
-          for (int i = 0; i < kVector; ++i)
-            total[i] += terms[i];
+      for (int side = 0; side < 2; ++side) {
+        const int tap = side == 0 ? pair : 3 - pair, c = column - 2 + tap;
+        if (row < 0 || row >= map.height || c < 0 || c >= map.width) continue;
+        A values[kVector], terms[kVector];
+        gradient_at(map, my, grad_y, y, e, int64_t{row} * map.width + c, values, terms);
+        const bool mine = tap == 2 && row >= first && row < last;  // this pixel is nobody else's
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          pairs[pair][i] += values[i];
+          if (mine) total[i] += terms[i];
         }
-      } else {
-#pragma unroll
-        for (int i = 0; i < kVector; ++i)
-          taps[tap][i] = A(0);
       }
     }
-#pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      window[3][i] = low_pass(taps[0][i], taps[1][i], taps[2][i], taps[3][i]);
-    const int output = row - 1;
-    if (output < first) continue;
     A values[kVector];
 #pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      values[i] = low_pass(window[0][i], window[1][i], window[2][i], window[3][i]);
+    for (int i = 0; i < kVector; ++i) {
+      const A filtered = low_pass(pairs[0][i], pairs[1][i], A(0), A(0));
+      values[i] = low_pass(window[0][i], window[1][i], window[2][i], filtered);
+      window[0][i] = window[1][i];
+      window[1][i] = window[2][i];
+      window[2][i] = filtered;
+    }
+    const int output = row - 1;
+    if (output < first) continue;
     const int64_t at = (my.sample * rows + output) * columns + column;
     store(g + at * map.channels + my.channel, values, count, map.vectors);
   }

@@ -61,56 +61,69 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   if (lane == 0) scale[sample * outputs + output] = value;
 }
 
-// Blocks of 32 channels x 8 rows, each row a share of what is summed; rows then add up in order.
-template <typename A>
-struct Shares {
-  A values[kWarps][kWarp];
+constexpr int kMany = 1024;   // threads of a block that sums: with a megapixel there are thousands of tiles
+constexpr int kChannels = 8;  // that it finishes
 
-  __device__ A sum(A mine) {
-    const int lane = threadIdx.x % kWarp;
-    values[threadIdx.x / kWarp][lane] = mine;
+// Sums values[row][lane] over the rows of threads, always in the same order: every thread brings one value and lane `l`
+// of the result is in values[l]. `lanes` is a power of two.
+template <typename V>
+__device__ __forceinline__ void sum_rows(V* values, V mine, int lanes) {
+  __syncthreads();
+  values[threadIdx.x] = mine;
+  __syncthreads();
+  for (int half = kMany / 2; half >= lanes; half /= 2) {
+    if (threadIdx.x < half) values[threadIdx.x] += values[threadIdx.x + half];
     __syncthreads();
-    A total = A(0);
-    for (int row = 0; row < kWarps; ++row)
-      total += values[row][lane];
-    return total;
   }
-};
+}
 
-// In double: with a megapixel there are thousands of tiles.
+// The sum over tiles of sums [tiles][channels], for each `lanes` threads their channel. In double, as there are many.
 template <typename A>
-__global__ void __launch_bounds__(kWarps* kWarp) add_tiles(int64_t tiles, int channels, const A* sums, A* totals) {
-  const int groups = divide_up(channels, kWarp), row = threadIdx.x / kWarp;
-  const int64_t sample = blockIdx.x / groups;
-  const int channel = blockIdx.x % groups * kWarp + threadIdx.x % kWarp;
+__device__ __forceinline__ double add_tiles(const A* sums, int64_t tiles, int channels, int channel, int lanes) {
   double sum = 0;
-  if (channel < channels) {
-    for (int64_t tile = row; tile < tiles; tile += kWarps)
-      sum += static_cast<double>(sums[(sample * tiles + tile) * channels + channel]);
-  }
-  const double total = shared_memory<Shares<double>>().sum(sum);
-  if (row == 0 && channel < channels) totals[sample * channels + channel] = static_cast<A>(total);
+  if (channel >= channels) return sum;
+#pragma unroll 8
+  for (int64_t tile = threadIdx.x / lanes; tile < tiles; tile += kMany / lanes)
+    sum += static_cast<double>(sums[tile * channels + channel]);
+  return sum;
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    add_demodulation(int inputs, int outputs, const A* styles, const A* q, const A* scale, const A* sigma,
-                     const A* scale_sums, const A* direct, A* grad_styles) {
-  const int groups = divide_up(inputs, kWarp), row = threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kMany)
+    style_gradient(int inputs, int outputs, int64_t tiles, int64_t strips, const A* styles, const A* q, const A* scale,
+                   const A* sigma, const A* tile_sums, const A* strip_sums, A* grad_styles) {
+  double* values = &shared_memory<double>();          // [kMany]
+  A* weights = reinterpret_cast<A*>(values + kMany);  // [outputs]: what q is weighed with
+  const int groups = divide_up(inputs, kChannels), lane = threadIdx.x % kChannels, row = threadIdx.x / kChannels;
   const int64_t sample = blockIdx.x / groups;
-  const int input = blockIdx.x % groups * kWarp + threadIdx.x % kWarp;
-  const A power = sigma == nullptr ? A(1) : sigma[sample];
-  A sum = A(0);
-  if (input < inputs && q != nullptr) {
-    for (int o = row; o < outputs; o += kWarps) {
-      const A d = scale[sample * outputs + o];
-      sum += scale_sums[sample * outputs + o] * (d * d) * q[static_cast<int64_t>(o) * inputs + input];
+  const int input = blockIdx.x % groups * kChannels + lane;
+
+  A energy = A(0);
+  if (q != nullptr) {
+    int lanes = kWarp;
+    while (lanes < outputs && lanes < kMany)
+      lanes *= 2;
+    for (int first = 0; first < outputs; first += lanes) {
+      const int output = first + threadIdx.x % lanes;
+      sum_rows(values, add_tiles(strip_sums + sample * strips * outputs, strips, outputs, output, lanes), lanes);
+      if (threadIdx.x < lanes && output < outputs) {
+        const A d = scale[sample * outputs + output];
+        weights[output] = static_cast<A>(values[threadIdx.x]) * (d * d);
+      }
     }
+    __syncthreads();
+    if (input < inputs) {
+      for (int o = row; o < outputs; o += kMany / kChannels)
+        energy += weights[o] * q[static_cast<int64_t>(o) * inputs + input];
+    }
+    sum_rows(values, static_cast<double>(energy), kChannels);
+    energy = static_cast<A>(values[lane]);
   }
-  const A energy = shared_memory<Shares<A>>().sum(sum);
+  sum_rows(values, add_tiles(tile_sums + sample * tiles * inputs, tiles, inputs, input, kChannels), kChannels);
   if (row > 0 || input >= inputs) return;
+  const A direct = static_cast<A>(values[lane]), power = sigma == nullptr ? A(1) : sigma[sample];
   const int64_t at = sample * inputs + input;
-  grad_styles[at] = q == nullptr ? direct[at] : (direct[at] - styles[at] / power * energy) / power;
+  grad_styles[at] = q == nullptr ? direct : (direct - styles[at] / power * energy) / power;
 }
 
 }  // namespace
@@ -123,23 +136,18 @@ void compute_factors(const Device& device, int64_t batch, int inputs, int output
 }
 
 template <typename A>
-void sum_tiles(const Device& device, int64_t batch, int64_t tiles, int channels, const A* sums, A* totals) {
-  device.launch("add_tiles", add_tiles<A>, dim3(batch * divide_up(channels, kWarp)), dim3(kWarps * kWarp),
-                sizeof(Shares<double>), tiles, channels, sums, totals);
+void finish_styles(const Device& device, int64_t batch, int inputs, int outputs, int64_t tiles, int64_t strips,
+                   const A* styles, const A* q, const A* scale, const A* sigma, const A* tile_sums, const A* strip_sums,
+                   A* grad_styles) {
+  device.launch("style_gradient", style_gradient<A>, dim3(batch * divide_up(inputs, kChannels)), dim3(kMany),
+                sizeof(double) * kMany + sizeof(A) * outputs, inputs, outputs, tiles, strips, styles, q, scale, sigma,
+                tile_sums, strip_sums, grad_styles);
 }
 
-template <typename A>
-void finish_styles(const Device& device, int64_t batch, int inputs, int outputs, const A* styles, const A* q,
-                   const A* scale, const A* sigma, const A* scale_sums, const A* direct, A* grad_styles) {
-  device.launch("add_demodulation", add_demodulation<A>, dim3(batch * divide_up(inputs, kWarp)), dim3(kWarps * kWarp),
-                sizeof(Shares<A>), inputs, outputs, styles, q, scale, sigma, scale_sums, direct, grad_styles);
-}
-
-#define LEGATO_INSTANCES(A)                                                                                          \
-  template void compute_factors<A>(const Device&, int64_t, int, int, const A*, const A*, bool, A*, A*, A*);          \
-  template void sum_tiles<A>(const Device&, int64_t, int64_t, int, const A*, A*);                                    \
-  template void finish_styles<A>(const Device&, int64_t, int, int, const A*, const A*, const A*, const A*, const A*, \
-                                 const A*, A*);
+#define LEGATO_INSTANCES(A)                                                                                        \
+  template void compute_factors<A>(const Device&, int64_t, int, int, const A*, const A*, bool, A*, A*, A*);        \
+  template void finish_styles<A>(const Device&, int64_t, int, int, int64_t, int64_t, const A*, const A*, const A*, \
+                                 const A*, const A*, const A*, A*);
 LEGATO_INSTANCES(float)
 LEGATO_INSTANCES(double)
 

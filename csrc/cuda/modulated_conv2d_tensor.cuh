@@ -24,37 +24,71 @@ struct Shape {
 };
 using Small = Shape<64, 64, 2>;
 using Wide = Shape<256, 64, 4>;
-using Narrow = Shape<256, 32, 8>;
+using Narrow = Shape<512, 32, 8>;
 
 template <typename S>
 using Sums = float[S::kRows][S::kColumns][4];
 
-// sums += patch * weights, over the taps and sixteen channels
-template <typename T, typename S, bool kTransposed>
-__device__ __forceinline__ void multiply_stage(Sums<S>& sums, const T* patch, const T* weights, const Tables& tables,
-                                               int taps, const int (&slots)[S::kRows]) {
+// Where a thread reads its rows of the weights of tap 0; those of the next tap are N or sixteen rows on.
+template <typename S, bool kTransposed>
+__device__ __forceinline__ int weights_at(int pair) {
   const int lane = threadIdx.x % kWarp, across = threadIdx.x / kWarp % S::kWarpsAcross * S::kColumns * 8;
+  if constexpr (kTransposed) return unit_at<S::N>(lane % 16, across / 8 + pair + lane / 16);
+  return half_at(across + pair * 8 + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+}
+
+// sums += a * weights of one tap, for the rows of `a` from `first` on
+template <typename T, typename S, bool kTransposed, int kLoaded>
+__device__ __forceinline__ void multiply_tap(Sums<S>& sums, const uint32_t (&a)[kLoaded][4], int first,
+                                             const T* weights) {
+#pragma unroll
+  for (int pair = 0; pair < S::kColumns; pair += 2) {
+    uint32_t b[4];
+    const T* row = weights + weights_at<S, kTransposed>(pair);
+    if constexpr (kTransposed)
+      ldmatrix_transposed(b, row);
+    else
+      ldmatrix(b, row);
+    const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+#pragma unroll
+    for (int row = 0; row < S::kRows; ++row) {
+      mma<T>(sums[row][pair], a[first + row], left);
+      mma<T>(sums[row][pair + 1], a[first + row], right);
+    }
+  }
+}
+
+// sums += patch * weights, over the taps and sixteen channels, whatever the tiling
+template <typename T, typename S, bool kTransposed>
+__device__ __forceinline__ void multiply_any(Sums<S>& sums, const T* patch, const T* weights, const Tables& tables,
+                                             int taps, int first_slot, int slot_step) {
+  const int half = threadIdx.x % kWarp / 16;
+#pragma unroll 1
   for (int tap = 0; tap < taps; ++tap) {
     const int offset = tables.taps[tap].offset;
     uint32_t a[S::kRows][4];
 #pragma unroll
     for (int row = 0; row < S::kRows; ++row)
-      ldmatrix(a[row], patch + half_at(slots[row] + offset, lane / 16));
+      ldmatrix(a[row], patch + half_at(first_slot + row * slot_step + offset, half));
+    multiply_tap<T, S, kTransposed>(sums, a, 0, weights + tap * S::N * kDepth);
+  }
+}
+
+// The same for 3x3 taps and tiles sixteen wide, where sixteen rows of `a` are a row of the image: what one tap reads
+// for a row the tap below reads for the row above, so that the patch is read from shared memory half as often.
+template <typename T, typename S, bool kTransposed>
+__device__ __forceinline__ void multiply_dense(Sums<S>& sums, const T* patch, const T* weights, int first_slot) {
+  constexpr int kPatchPitch = 16 + 2;
+  const int half = threadIdx.x % kWarp / 16;
+#pragma unroll 1
+  for (int x = 0; x < 3; ++x) {
+    uint32_t a[S::kRows + 2][4];
 #pragma unroll
-    for (int pair = 0; pair < S::kColumns; pair += 2) {
-      uint32_t b[4];
-      if constexpr (kTransposed) {
-        ldmatrix_transposed(b, weights + unit_at<S::N>(tap * kDepth + lane % 16, across / 8 + pair + lane / 16));
-      } else {
-        ldmatrix(b, weights + half_at(tap * S::N + across + pair * 8 + lane / 16 * 8 + lane % 8, lane / 8 % 2));
-      }
-      const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+    for (int row = 0; row < S::kRows + 2; ++row)
+      ldmatrix(a[row], patch + half_at(first_slot + row * kPatchPitch + x, half));
 #pragma unroll
-      for (int row = 0; row < S::kRows; ++row) {
-        mma<T>(sums[row][pair], a[row], left);
-        mma<T>(sums[row][pair + 1], a[row], right);
-      }
-    }
+    for (int y = 0; y < 3; ++y)
+      multiply_tap<T, S, kTransposed>(sums, a, y, weights + (3 * y + x) * S::N * kDepth);
   }
 }
 
@@ -129,11 +163,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   T* stages = reinterpret_cast<T*>(memory + table_bytes(tiling.slots, S::M));
 
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  int slots[S::kRows];
-#pragma unroll
-  for (int row = 0; row < S::kRows; ++row)
-    slots[row] = slot_of(tiling, (warp / S::kWarpsAcross * S::kRows + row) * 16 + lane % 16);
-
+  // Sixteen positions on is always as many slots on.
+  const int top = warp / S::kWarpsAcross * S::kRows * 16;
+  const int first_slot = slot_of(tiling, top + lane % 16), slot_step = slot_of(tiling, 16);
+  const bool dense = tiling.tile_width == 16 && tiling.stride == 1 && tiling.taps == 9;
   const int first = work.n_tile * S::N;
   const Patch<T> patch{operands.source + work.sample * tiling.height * tiling.width * k,
                        operands.scale == nullptr ? nullptr : operands.scale + work.sample * k, k, tiling.slots,
@@ -143,8 +176,12 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int patch_size = divide_up(tiling.slots, 8) * 8 * kDepth;
   Sums<S> sums = {};
   pipeline(stages, stage_count, patch_size, patch_size + tiling.taps * S::N * kDepth, patch, weights, tables,
-           min(work.split * share, chunks), min((work.split + 1) * share, chunks),
-           [&](const T* a, const T* b) { multiply_stage<T, S, kTransposed>(sums, a, b, tables, taps, slots); });
+           min(work.split * share, chunks), min((work.split + 1) * share, chunks), [&](const T* a, const T* b) {
+             if (S::M > 64 && dense)
+               multiply_dense<T, S, kTransposed>(sums, a, b, first_slot);
+             else
+               multiply_any<T, S, kTransposed>(sums, a, b, tables, taps, first_slot, slot_step);
+           });
 
   const int64_t pixels = int64_t{tiling.rows} * tiling.columns, image = work.sample * images + work.phase;
   if (result.finish == Finish::kPartial) {
@@ -222,12 +259,15 @@ size_t shared_bytes(const Tiling& t, int stages) {
 }
 
 inline Choice choose(const Device& device, const Product& p) {
-  const Tiling wide = make_tiling(p, Wide::M);
-  const int64_t blocks = p.batch * p.images() * p.splits * wide.tiles;
-  const size_t limit = device.shared_bytes_per_block();
-  if (p.n <= Narrow::N) return shared_bytes<Narrow>(wide, 2) <= limit ? Choice::kNarrow : Choice::kSmall;
-  const bool enough = blocks * divide_up(p.n, Wide::N) >= device.multiprocessors() * 3 / 4;
-  return enough && shared_bytes<Wide>(wide, 2) <= limit ? Choice::kWide : Choice::kSmall;
+  const auto fits = [&](auto shape, int64_t least_blocks) {
+    using S = decltype(shape);
+    const Tiling t = make_tiling(p, S::M);
+    return p.batch * p.images() * p.splits * t.tiles * divide_up(p.n, S::N) >= least_blocks &&
+           shared_bytes<S>(t, 2) <= static_cast<size_t>(device.shared_bytes_per_block());
+  };
+  const int enough = device.multiprocessors() * 3 / 4;
+  if (p.n <= Narrow::N && fits(Narrow(), enough)) return Choice::kNarrow;
+  return fits(Wide(), enough) ? Choice::kWide : Choice::kSmall;
 }
 
 template <typename T, typename S, bool kTransposed>
@@ -264,7 +304,9 @@ void multiply(const Device& device, const Product& product, const Operands<T>& o
 
 template <typename T>
 int count_tiles(const Device& device, const Product& product) {
-  return make_tiling(product, choose(device, product) == Choice::kSmall ? Small::M : Wide::M).tiles;
+  const Choice choice = choose(device, product);
+  const int positions = choice == Choice::kSmall ? Small::M : choice == Choice::kWide ? Wide::M : Narrow::M;
+  return make_tiling(product, positions).tiles;
 }
 
 }  // namespace legato::modulated

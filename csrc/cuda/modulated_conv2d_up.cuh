@@ -26,7 +26,7 @@ struct UpShape {
   static constexpr int kMap = 2 * kSide;         // rows and columns between convolution and filter
   static constexpr int kPixels = 2 * kInner;     // rows and columns of the result
   static constexpr int kMapPitch = N + 8;        // channels of one pixel in shared memory
-  static constexpr int kRows = 2, kColumns = 4;  // of 16 and 8: what a warp multiplies
+  static constexpr int kRows = 4, kColumns = 2;  // of 16 and 8: what a warp multiplies
   static constexpr int kStrip = 7;               // rows that a thread filters
   static constexpr int kStages = 3;
   static constexpr int kPatchSize = divide_up(kSlots, 8) * 8 * kDepth;
@@ -36,35 +36,30 @@ struct UpShape {
 
 using UpSums = float[4][UpShape::kRows][UpShape::kColumns][4];
 
-// Each of the four shifts of the patch is loaded once and serves the taps that use it: all 9 in all.
+// A row of the patch and its shift to the left serve all taps that use them, below and above.
 template <typename T>
 __device__ __forceinline__ void multiply_phases(UpSums& sums, const T* patch, const T* weights) {
   using S = UpShape;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int first = warp / 2 * S::kRows, across = warp % 2 * S::kColumns * 8;
 #pragma unroll
-  for (int shift = 0; shift < 4; ++shift) {
-    const int up = shift / 2, left = shift % 2;  // the pixel above, the pixel to the left
-    uint32_t a[S::kRows][4];
+  for (int left = 0; left < 2; ++left) {  // the pixel itself, the pixel to the left
+    uint32_t a[S::kRows + 1][4];
 #pragma unroll
-    for (int row = 0; row < S::kRows; ++row) {
-      const int slot = (warp * S::kRows + row + 1 - up) * S::kPitch + lane % 16 + 1 - left;
-      ldmatrix(a[row], patch + half_at(slot, lane / 16));
-    }
+    for (int row = 0; row <= S::kRows; ++row)
+      ldmatrix(a[row], patch + half_at((first + row) * S::kPitch + lane % 16 + 1 - left, lane / 16));
 #pragma unroll
     for (int tap = 0; tap < kMaxTaps; ++tap) {
       const int y = tap / 3, x = tap % 3;
-      if ((y == 2) != up || (x == 2) != left) continue;
-      const int phase = 2 * (y == 1) + (x == 1);
+      if ((x == 2) != (left == 1)) continue;
+      const int phase = 2 * (y == 1) + (x == 1), below = y == 2 ? 0 : 1;
+      uint32_t b[4];
+      ldmatrix(b, weights + half_at(across + lane / 16 * 8 + lane % 8, lane / 8 % 2) + tap * S::N * kDepth);
+      const uint32_t lower[2] = {b[0], b[1]}, upper[2] = {b[2], b[3]};
 #pragma unroll
-      for (int pair = 0; pair < S::kColumns; pair += 2) {
-        uint32_t b[4];
-        ldmatrix(b, weights + half_at(tap * S::N + pair * 8 + lane / 16 * 8 + lane % 8, lane / 8 % 2));
-        const uint32_t lower[2] = {b[0], b[1]}, upper[2] = {b[2], b[3]};
-#pragma unroll
-        for (int row = 0; row < S::kRows; ++row) {
-          mma<T>(sums[phase][row][pair], a[row], lower);
-          mma<T>(sums[phase][row][pair + 1], a[row], upper);
-        }
+      for (int row = 0; row < S::kRows; ++row) {
+        mma<T>(sums[phase][row][0], a[row + below], lower);
+        mma<T>(sums[phase][row][1], a[row + below], upper);
       }
     }
   }
@@ -126,9 +121,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int row = 0; row < S::kRows; ++row) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int map_row = 2 * (warp * S::kRows + row) + phase / 2;
+          const int map_row = 2 * (warp / 2 * S::kRows + row) + phase / 2;
           const int map_column = 2 * (lane / 4 + 8 * half) + phase % 2;
-          T* at = map + (map_row * S::kMap + map_column) * S::kMapPitch + lane % 4 * 2;
+          T* at = map + (map_row * S::kMap + map_column) * S::kMapPitch + warp % 2 * S::kColumns * 8 + lane % 4 * 2;
 #pragma unroll
           for (int column = 0; column < S::kColumns; ++column) {
             const float (&c)[4] = sums[phase][row][column];

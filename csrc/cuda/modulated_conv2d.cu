@@ -79,6 +79,9 @@ struct Layer {
         q(contiguous(a.q)),
         noise(contiguous(a.noise)),
         bias(contiguous(a.bias)) {
+    STD_TORCH_CHECK(a.height() * a.width() < std::numeric_limits<int32_t>::max(),
+                    "modulated_conv2d: an image has to have fewer than 2^31 pixels on CUDA; got ", a.height(), "x",
+                    a.width());
     const bool half = a.x.scalar_type() == ScalarType::Half;
     if (!q && !half) return;
     scale = empty({a.batch(), a.outputs()}, x, precise);

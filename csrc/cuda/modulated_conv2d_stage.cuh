@@ -55,6 +55,7 @@ struct Patch {
 
   __device__ __forceinline__ void fetch(T* stage, const Tables& tables, int chunk) const {
     const int half = threadIdx.x % 2, channel = chunk * kDepth + half * kHalf;
+#pragma unroll 2
     for (int slot = threadIdx.x / 2; slot < slots; slot += kThreads / 2) {
       const int pixel = tables.pixels[slot];
       copy(stage + half_at(slot, half), source + int64_t{pixel} * channels + channel, source,
@@ -67,6 +68,7 @@ struct Patch {
     const int half = threadIdx.x % 2, channel = chunk * kDepth + half * kHalf;
     float factor[kHalf];
     load_or(0.0f, factor, scale + channel, channels - channel);
+#pragma unroll 2
     for (int slot = threadIdx.x / 2; slot < slots; slot += kThreads / 2) {
       Pack<T>& pack = *reinterpret_cast<Pack<T>*>(stage + half_at(slot, half));
       Pack<T> scaled = pack;
@@ -89,6 +91,7 @@ struct Weights {
     if constexpr (kTransposed) {
       constexpr int kUnits = N / kHalf;
       const int unit = threadIdx.x % kUnits, channel = first + unit * kHalf;
+#pragma unroll 2
       for (int row = threadIdx.x / kUnits; row < taps * kDepth; row += kThreads / kUnits) {
         const int from = chunk * kDepth + row % kDepth;
         const T* at = weight + (int64_t{from} * all_taps + tables.taps[row / kDepth].weight) * n + channel;
@@ -96,6 +99,7 @@ struct Weights {
       }
     } else {
       const int half = threadIdx.x % 2, from = chunk * kDepth + half * kHalf;
+#pragma unroll 1
       for (int row = threadIdx.x / 2; row < taps * N; row += kThreads / 2) {
         const int channel = first + row % N;
         const T* at = weight + (int64_t{channel} * all_taps + tables.taps[row / N].weight) * k + from;

@@ -21,6 +21,7 @@ SQRT2 = 2**0.5
 NEAR_ZERO = 0.05  # of the root mean square; bfloat16 rounds a tenth as much
 TILES = [  # B, I, O, H, W, up, k: what the kernels take different ways
     pytest.param((1, 24, 72, 40, 36, 1, 3), id="tiles-of-256"),
+    pytest.param((1, 16, 24, 40, 36, 1, 3), id="tiles-of-512"),
     pytest.param((2, 72, 24, 30, 36, 2, 3), id="up-at-once"),
     pytest.param((1, 32, 40, 34, 20, 2, 3), id="up-at-once-narrow-gradient"),
     pytest.param((1, 16, 40, 70, 5, 1, 3), id="tall"),
@@ -31,6 +32,9 @@ TILES = [  # B, I, O, H, W, up, k: what the kernels take different ways
     pytest.param((1, 9, 35, 17, 18, 2, 3), id="unaligned-up"),
     pytest.param((2, 40, 24, 20, 20, 1, 1), id="pointwise"),
 ]
+
+ALONE = [(4, 72, 16, 8, 8, 1, 3), (4, 16, 72, 24, 20, 1, 3), (4, 16, 8, 18, 16, 2, 3)]
+ORDERED = [(2, 72, 72, 20, 17, 1, 3), (1, 24, 40, 17, 16, 2, 3), (2, 128, 8, 4, 4, 2, 3)]
 
 
 @pytest.fixture

@@ -61,7 +61,8 @@ def check(ops: Any, values: dict[str, Any], **given: Any) -> None:
     chance, and not care, would decide which of the two errs less."""
     given = options_of(**given)
     plain = tensors(values)
-    exact_y = modulated_conv2d_reference(**to_double(plain), up=values["up"], **given)
+    double: dict[str, Any] = to_double(plain)
+    exact_y = modulated_conv2d_reference(**double, up=values["up"], **given)
     grad = torch.randn(exact_y.shape)
     grad[exact_y.abs() < NEAR_ZERO * exact_y.square().mean().sqrt()] = 0
 
@@ -71,7 +72,7 @@ def check(ops: Any, values: dict[str, Any], **given: Any) -> None:
 
         return with_gradients(call, arguments, ("x", "styles"), grad)
 
-    assert_as_good(run_emulated(ops, values, grad, **given), reference(plain), reference(to_double(plain)))
+    assert_as_good(run_emulated(ops, values, grad, **given), reference(plain), reference(double))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

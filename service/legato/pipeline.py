@@ -255,8 +255,8 @@ class Pipeline:
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
     """uint8 [B, R, R, 3] of images [B, 3, R, R] in [-1, 1]."""
-    rounded = images.float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
-    pixels: NDArray[np.uint8] = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    rounded = images.float().clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_().to(torch.uint8)
+    pixels: NDArray[np.uint8] = torch.stack(rounded.unbind(1), -1).cpu().numpy()  # faster than a permuted copy
     return pixels
 
 

@@ -89,7 +89,7 @@ def test_a_layer_is_the_published_one(up: int) -> None:
     layer.noise_strength.fill_(0.3)
     layer.bias.normal_()
     x, w = torch.randn(3, 6, 8, 8).double(), torch.randn(3, 7).double()
-    actual = layer(x, layer.style(w), "fixed")
+    actual = layer(x, layer.affine(w), "fixed")
     torch.testing.assert_close(actual, published_layer(layer, x, w), **GENERATOR_ROUNDING)
 
 

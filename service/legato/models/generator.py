@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from legato.models.affines import StyleAffines
 from legato.models.layers import LRELU_GAIN, LRELU_SLOPE, Equalized, EqualLinear, normalize_second_moment
 from legato.ops import modulated_conv2d, modulated_conv2d_reference, to_rgb, to_rgb_reference
 
@@ -96,11 +97,6 @@ class SynthesisLayer(Equalized):
         self.up = up
         self.clamp = clamp
 
-    def style(self, w: Tensor) -> Tensor:
-        """w [B, D] -> [B, C_in]."""
-        styles: Tensor = self.affine(w)
-        return styles
-
     def forward(self, x: Tensor, styles: Tensor, noise: Noise) -> Tensor:
         if self.live:
             conv, (weight, q, bias) = modulated_conv2d_reference, self._constants(x.dtype)
@@ -146,16 +142,11 @@ class ToRGB(Equalized):
 
     def __init__(self, c_in: int, w_dim: int, clamp: float | None) -> None:
         super().__init__()
-        self.affine = EqualLinear(w_dim, c_in, bias_init=1.0)
+        # The weight's 1/sqrt(fan_in) is folded into the style, as published.
+        self.affine = EqualLinear(w_dim, c_in, bias_init=1.0, gain=1.0 / math.sqrt(c_in))
         self.weight = nn.Parameter(torch.randn(3, c_in, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
-        self.weight_gain = 1.0 / math.sqrt(c_in)
         self.clamp = clamp
-
-    def style(self, w: Tensor) -> Tensor:
-        """w [B, D] -> [B, C_in]; the weight's 1/sqrt(fan_in) is folded in here, as published."""
-        styles: Tensor = self.affine(w) * self.weight_gain
-        return styles
 
     def forward(self, x: Tensor, styles: Tensor, image: Tensor | None) -> Tensor:
         """x [B, C_in, r, r] and the running image [B, 3, r/2, r/2], None in the first block -> [B, 3, r, r]."""
@@ -213,6 +204,16 @@ class Synthesis(nn.Module):
         assert isinstance(block, SynthesisBlock)
         return block
 
+    def affines(self) -> StyleAffines:
+        """Of all layers; ToRGB reads the latent of the next block's first convolution."""
+        affines, indices, first = [], [], 0
+        for r in self.resolutions:
+            layers = self.block(r).layers
+            affines += [layer.affine for layer in layers]
+            indices += range(first, first + len(layers))
+            first += len(layers) - 1
+        return StyleAffines(affines, indices)
+
     @staticmethod
     def span(resolution: int) -> slice:
         """Indices of a block's styles: b4 has two, every other block three."""
@@ -235,6 +236,7 @@ class Generator(nn.Module):
         self.digest = ""  # sha256 of the weights, hex; set when loaded from a file
         self.mapping = Mapping(config)
         self.synthesis = Synthesis(config)
+        self._affines = self.synthesis.affines()
 
     @property
     def num_layers(self) -> int:
@@ -257,13 +259,7 @@ class Generator(nn.Module):
         """latents [B, L, D] -> one [B, C_in] for each modulated convolution and ToRGB, in the order of synthesis."""
         if latents.dim() != 3 or latents.shape[1:] != (self.num_layers, self.config.w_dim):
             raise ValueError(f"latents are [B, {self.num_layers}, {self.config.w_dim}]; got {list(latents.shape)}")
-        styles: list[Tensor] = []
-        index = 0
-        for r in self.synthesis.resolutions:
-            layers = self.synthesis.block(r).layers
-            styles += [layer.style(latents[:, index + i]) for i, layer in enumerate(layers)]
-            index += len(layers) - 1
-        return styles
+        return self._affines(latents)
 
     def synthesize(self, styles: list[Tensor], noise: Noise = "fixed", *, max_resolution: int | None = None) -> Tensor:
         """styles -> image [B, 3, R, R], about [-1, 1], not clamped; at `max_resolution` stops, the running image."""

@@ -102,7 +102,7 @@ class Equalized(nn.Module):
 
 
 class EqualLinear(Equalized):
-    """y [B, O] = x [B, I] @ (gain * W).T + lr_multiplier * bias, gain = lr_multiplier / sqrt(I); then lrelu or not."""
+    """y [B, O] = gain * lr_multiplier * (x [B, I] @ W.T / sqrt(I) + bias); then lrelu or not."""
 
     def __init__(
         self,
@@ -112,23 +112,25 @@ class EqualLinear(Equalized):
         bias_init: float = 0.0,
         lr_multiplier: float = 1.0,
         activate: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
         self.activate = activate
-        self.bias_gain = lr_multiplier * (LRELU_GAIN if activate else 1.0)
+        self.bias_gain = gain * lr_multiplier * (LRELU_GAIN if activate else 1.0)
         self.weight_gain = self.bias_gain / math.sqrt(in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.live:
-            weight, bias = self._scaled(x.dtype)
+            weight, bias = self.scaled(x.dtype)
         else:
-            weight, bias = self._derived.get(x.dtype, (self.weight, self.bias), lambda: self._scaled(x.dtype))
+            weight, bias = self._derived.get(x.dtype, (self.weight, self.bias), lambda: self.scaled(x.dtype))
         y = F.linear(x, weight, bias)
         return F.leaky_relu(y, LRELU_SLOPE) if self.activate else y
 
-    def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight [O, I] and bias [O] as they are applied."""
         return (self.weight * self.weight_gain).to(dtype), (self.bias * self.bias_gain).to(dtype)
 
 

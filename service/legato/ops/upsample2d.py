@@ -1,4 +1,7 @@
-"""Twofold upsampling of the running RGB image (StyleGAN2's skip architecture, Karras et al. 2020, fig. 7)."""
+"""Twofold upsampling of the running RGB image (StyleGAN2's skip architecture, Karras et al. 2020, fig. 7).
+
+`to_rgb_reference`, which training runs, is made of it; inference upsamples inside `to_rgb`.
+"""
 
 from __future__ import annotations
 

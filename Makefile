@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := $(shell grep '^torch==' constraints.txt)
 CODE := $(wildcard service/legato clients/python tests examples benchmarks scripts setup.py)
-NATIVE := $(shell find csrc -type f 2>/dev/null)
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+TOOLKIT := setup.py scripts/cuda_toolkit.py csrc/cuda/budget.toml
 
 INPUT ?=
 PYTEST_ARGS ?=
@@ -32,11 +33,12 @@ test: setup ## everything that must hold: `make check`, then all tests; PYTEST_A
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: setup ## format, lint and types; what pre-commit and CI call clean
+check: setup ## format, lint, types, CUDA kernels within budget.toml; what pre-commit and CI call clean
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(if $(NATIVE),$(BIN)/clang-format --dry-run -Werror $(NATIVE))
 	$(BIN)/mypy $(CODE)
+	$(BIN)/python scripts/check_cuda.py
 
 format: setup ## rewrite the code as `make check` wants it
 	$(BIN)/ruff check --fix-only $(CODE)
@@ -69,6 +71,6 @@ $(PACKAGES_READY): $(TORCH_READY) pyproject.toml clients/python/pyproject.toml
 	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[video,dev]"
 	touch $@
 
-$(EXTENSION_READY): $(PACKAGES_READY) setup.py $(NATIVE)
+$(EXTENSION_READY): $(PACKAGES_READY) $(TOOLKIT) $(NATIVE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@

@@ -9,16 +9,14 @@ editable install builds in a folder that it throws away, `setup.py build_ext --i
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
-ROOT = Path(__file__).resolve().parent
-CSRC = ROOT / "csrc"
-STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # 2.11; BuildExtension adds Py_LIMITED_API
-ARCHITECTURES = "8.0;9.0+PTX"
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # a build by pip does not do it
+from scripts.cuda_toolkit import CSRC, NVCC_FLAGS, ROOT, STABLE_ABI, STANDARD, find_cuda_home, gencode, read_targets
 
 
 def find_sources(*patterns: str) -> list[str]:
@@ -26,55 +24,47 @@ def find_sources(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in CSRC.glob(pattern))
 
 
-def find_cuda_home() -> Path | None:
-    """The CUDA toolkit: CUDA_HOME, CUDA_PATH, the folder of nvcc, /usr/local/cuda; the first that can compile."""
-    nvcc = shutil.which("nvcc")
-    candidates = [
-        os.environ.get("CUDA_HOME"),
-        os.environ.get("CUDA_PATH"),
-        Path(nvcc).resolve().parent.parent if nvcc else None,
-        "/usr/local/cuda",
-    ]
-    for home in (Path(candidate) for candidate in candidates if candidate):
-        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
-            return home
-    return None
+def choose_cuda(sources: list[str]) -> tuple[Path | None, str]:
+    """The toolkit to compile `sources` with, None for the CPU half alone; and what `legato doctor` says of it.
 
-
-def choose_cuda(sources: list[str]) -> Path | None:
-    """The toolkit to compile `sources` with; None for the CPU half alone. SystemExit if LEGATO_CUDA=1 cannot be met."""
+    SystemExit if LEGATO_CUDA=1 cannot be met.
+    """
     wish = os.environ.get("LEGATO_CUDA", "")
     if wish not in ("", "0", "1"):
         raise SystemExit(f"LEGATO_CUDA is 0 (never), 1 (required) or unset (where nvcc is found); got {wish!r}")
-    if wish == "0":
-        print("legato: LEGATO_CUDA=0, building the CPU half of the extension")
-        return None
     home = find_cuda_home()
-    if sources and home:
+    if wish == "0":
+        reason = "LEGATO_CUDA=0"
+    elif not sources:
+        reason = "no .cu file in csrc/cuda"
+    elif home is None:
+        reason = "no nvcc in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda"
+    else:
         print(f"legato: building the CPU and CUDA halves of the extension with {home}")
-        return home
-    missing = "nvcc in CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda" if sources else ".cu file in csrc/cuda"
+        targets = os.environ.get("TORCH_CUDA_ARCH_LIST") or ", ".join(read_targets())
+        return home, f"built for {targets}"
     if wish == "1":
-        raise SystemExit(f"LEGATO_CUDA=1 asks for the CUDA half of the extension, but there is no {missing}")
-    print(f"legato: no {missing}; building the CPU half of the extension")
-    return None
+        raise SystemExit(f"LEGATO_CUDA=1 asks for the CUDA half of the extension, but there is {reason}")
+    print(f"legato: building the CPU half of the extension alone: {reason}")
+    return None, f"not built: {reason}"
 
 
 def build_extension() -> Extension:
     cpu, cuda = find_sources("*.cpp", "cpu/*.cpp"), find_sources("cuda/*.cu")
-    home = choose_cuda(cuda)
-    cxx = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+    home, told = choose_cuda(cuda)
+    cxx = ["-O3", "-g0", STANDARD, "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
     cxx += ["-fno-math-errno", "-fno-trapping-math"]  # else roots and comparisons are not vectorized
-    nvcc = ["-O3", "--expt-relaxed-constexpr", *STABLE_ABI]
+    cxx.append(f'-DLEGATO_CUDA_HALF="{told}"')  # legato._C.cuda_half
+    nvcc = [*NVCC_FLAGS, "-Xcompiler=-fvisibility=hidden"]
     libraries, include_dirs, link = [], [str(CSRC)], ["-Wl,--exclude-libs,ALL"]
     if home is None:
         cuda = []
     else:
         # CUDAExtension would link libtorch_cuda, which a CPU build of torch lacks: the runtime is linked in instead.
         cpp_extension.CUDA_HOME = str(home)
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+            nvcc += [gencode(target) for target in read_targets()]
         cxx.append("-DUSE_CUDA")
-        nvcc.append("-DUSE_CUDA")
         include_dirs.append(str(home / "include"))
         libraries = [str(path) for path in (home / "lib64", home / "lib") if path.is_dir()]
         link = ["-Wl,-Bstatic", "-lcudart_static", "-Wl,-Bdynamic", "-ldl", "-lrt", "-lpthread", *link]
@@ -82,7 +72,7 @@ def build_extension() -> Extension:
     return cpp_extension.CppExtension(
         "legato._C",
         sources=cpu + cuda,
-        depends=find_sources("*.h", "math/*.h", "cpu/*.h", "cuda/*.cuh"),
+        depends=find_sources("*.h", "math/*.h", "cpu/*.h", "cuda/*.cuh", "cuda/budget.toml"),
         include_dirs=include_dirs,
         library_dirs=libraries,
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},

@@ -54,9 +54,19 @@ STABLE_TORCH_LIBRARY(legato, m) {
       "float epsilon) -> Tensor");
 }
 
-// `import legato._C` loads the library, which runs the registrations; there is nothing else in the module.
+#ifndef LEGATO_CUDA_HALF
+#define LEGATO_CUDA_HALF "not built"
+#endif
+
+// `import legato._C` loads the library, which runs the registrations. `cuda_half` is what setup.py knew of the CUDA half:
+// "built for ...", or "not built: " and why.
 extern "C" PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return PyModule_Create(&definition);
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr && PyModule_AddStringConstant(module, "cuda_half", LEGATO_CUDA_HALF) < 0) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
 }

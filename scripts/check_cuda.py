@@ -1,0 +1,177 @@
+"""Compiles every csrc/cuda/*.cu for every target and holds what ptxas reports of the kernels to csrc/cuda/budget.toml.
+
+    python scripts/check_cuda.py [STEM...] [--list | --write]
+
+Needs nvcc and no GPU; says so and passes where there is no nvcc. A kernel without an entry, an entry without a kernel
+and a warning of the compiler are errors. ptxas does not know of shared memory that is asked for at the launch. What has
+been compiled is kept in build/check_cuda.json, by a digest of everything that went into it: a second run is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by its path, it would find its own folder alone
+from scripts.cuda_toolkit import BUDGET, ROOT, find_cuda_home, read_targets
+from scripts.ptxas import CheckError, Report, Usage, examine
+
+CACHE = ROOT / "build" / "check_cuda.json"
+REGISTER_STEP = 8  # the hardware gives a thread its registers in steps of 8
+
+
+@dataclass(frozen=True)
+class Limit(Usage):
+    """The most that the kernels of an entry may cost; `why` is asked for where they use local memory."""
+
+    why: str = ""
+
+
+Budget = Mapping[str, Mapping[str, Limit]]  # stem -> pattern -> limit
+
+
+def read_budget(path: Path) -> Budget:
+    """Raises CheckError for an entry that is not { registers, shared, spills, stack, why } or lacks what it needs."""
+    limits: dict[str, dict[str, Limit]] = {}
+    for stem, entries in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        if stem == "targets":
+            continue
+        limits[stem] = {}
+        for pattern, values in entries.items():
+            place = f"{path.name}: [{stem}] {pattern}"
+            unknown = sorted(values.keys() - {field.name for field in fields(Limit)})
+            if unknown or "registers" not in values:
+                names = ", ".join(field.name for field in fields(Limit))
+                raise CheckError(f"{place} needs registers and may have of {names}; got {values}")
+            limit = limits[stem][pattern] = Limit(**values)
+            if (limit.spills or limit.stack) and not limit.why:
+                raise CheckError(f'{place} allows local memory: say why, in why = "..."')
+    return limits
+
+
+def match(kernel: str, entries: Mapping[str, Limit]) -> list[str]:
+    """The patterns that stand for a kernel: one without "<" for all instantiations of its name."""
+    name = kernel.partition("<")[0]
+    return [pattern for pattern in entries if fnmatch.fnmatchcase(kernel if "<" in pattern else name, pattern)]
+
+
+def judge(report: Report, budget: Budget, *, whole: bool = True) -> list[str]:
+    """What is wrong, a line each. `whole`: the report holds all files, so that an entry without a kernel is wrong."""
+    wrong: dict[str, None] = {}  # a set that keeps its order: a kernel is told once, not for each target
+    served: set[tuple[str, str]] = set()
+    for (stem, target), kernels in report.items():
+        for kernel, used in kernels.items():
+            patterns = match(kernel, budget.get(stem, {}))
+            served.update((stem, pattern) for pattern in patterns)
+            if not patterns:
+                name, most = kernel.partition("<")[0], _largest(report, stem, kernel)
+                wrong[f"{stem}.cu: {kernel} has no entry in [{stem}]: add `{write_entry(name, Limit(), most)}`"] = None
+            elif len(patterns) > 1:
+                wrong[f"{stem}.cu: {kernel} has several entries in [{stem}]: narrow {', '.join(patterns)}"] = None
+            else:
+                limit = budget[stem][patterns[0]]
+                for field in fields(Usage):
+                    got, most_allowed = getattr(used, field.name), getattr(limit, field.name)
+                    if got > most_allowed:
+                        wrong[f"{stem}.cu: {kernel} for {target}: {field.name} {got}, budget {most_allowed}"] = None
+    stems = {stem for stem, _ in report}
+    for stem, entries in budget.items():
+        for pattern in entries:
+            if (whole or stem in stems) and (stem, pattern) not in served:
+                wrong[f"{stem}.cu has no kernel {pattern}: take its entry out of [{stem}]"] = None
+    return list(wrong)
+
+
+def _largest(report: Report, stem: str, kernel: str) -> Usage:
+    """Over all targets."""
+    found = Usage()
+    for (other, _), kernels in report.items():
+        if other == stem:
+            found = found.grown(kernels.get(kernel, Usage()))
+    return found
+
+
+def write_entry(pattern: str, old: Limit, used: Usage) -> str:
+    """An entry with what is used, registers rounded up to what the hardware gives. Local memory is not for free: what
+    the old entry allows stays, and more has to be written by hand.
+    """
+    registers = -(-used.registers // REGISTER_STEP) * REGISTER_STEP
+    values = {"registers": registers, "shared": used.shared, "spills": old.spills, "stack": old.stack}
+    parts = [f"{name} = {value}" for name, value in values.items() if value or name == "registers"]
+    parts += [f'why = "{old.why}"'] if old.why else []
+    name = pattern if re.fullmatch(r"\w+", pattern) else f'"{pattern}"'
+    return f"{name} = {{ {', '.join(parts)} }}"
+
+
+def propose(report: Report, budget: Budget) -> str:
+    """Tables for all kernels: under the pattern that there is, else under the name that all instantiations share."""
+    lines = []
+    for stem in sorted({stem for stem, _ in report}):
+        old = budget.get(stem, {})
+        entries: dict[str, Usage] = {}
+        for (other, _), kernels in report.items():
+            for kernel, used in kernels.items() if other == stem else ():
+                pattern = next(iter(match(kernel, old)), kernel.partition("<")[0])
+                entries[pattern] = used.grown(entries.get(pattern, Usage()))
+        lines += ["", f"[{stem}]"]
+        lines += [write_entry(pattern, old.get(pattern, Limit()), entries[pattern]) for pattern in sorted(entries)]
+    return "\n".join(lines) + "\n"
+
+
+def show(report: Report) -> None:
+    print(f"{'file':28} {'target':11} {'regs':>4} {'shared':>6} {'spills':>6} {'stack':>5}  kernel")
+    for (stem, target), kernels in sorted(report.items()):
+        for kernel, used in sorted(kernels.items()):
+            numbers = f"{used.registers:4} {used.shared:6} {used.spills:6} {used.stack:5}"
+            print(f"{stem:28} {target:11} {numbers}  {kernel}")
+
+
+def main(arguments: list[str] | None = None, *, path: Path = BUDGET, cache: Path = CACHE) -> int:
+    """0 within budget or skipped, 1 with the reasons on stderr."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stems", nargs="*", metavar="STEM", help="files of csrc/cuda to look at (default: all)")
+    parser.add_argument("--list", action="store_true", help="print what every kernel uses")
+    parser.add_argument("--write", action="store_true", help="rewrite the entries of budget.toml from what is used")
+    args = parser.parse_args(arguments)
+    begun = time.monotonic()
+    files = {source.stem: source for source in sorted(path.parent.glob("*.cu"))}
+    if unknown := sorted(set(args.stems) - set(files)):
+        parser.error(f"no such files in {path.parent}: {', '.join(f'{stem}.cu' for stem in unknown)}")
+    if args.write and args.stems:
+        parser.error("--write is for all files at once")
+    home = None if os.environ.get("LEGATO_CUDA") == "0" else find_cuda_home()
+    if home is None:
+        print(f"CUDA kernels: skipped: {'LEGATO_CUDA=0' if os.environ.get('LEGATO_CUDA') == '0' else 'no nvcc'}")
+        return 0
+    sources = [source for stem, source in files.items() if not args.stems or stem in args.stems]
+    try:
+        targets = read_targets(path)
+        report, compiled = examine(home, sources, targets, cache)
+        if args.write:
+            head = re.split(r"^\[", path.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)[0]
+            path.write_text(head.rstrip("\n") + "\n" + propose(report, read_budget(path)), encoding="utf-8")
+        wrong = judge(report, read_budget(path), whole=not args.stems)
+    except CheckError as error:
+        print(f"CUDA kernels: {error}", file=sys.stderr)
+        return 1
+    if args.list:
+        show(report)
+    if wrong:
+        print(f"CUDA kernels and {path.name} do not agree:", *wrong, sep="\n  ", file=sys.stderr)
+        return 1
+    count = len({(stem, name) for (stem, _), kernels in report.items() for name in kernels})
+    cost = f"{compiled} compilations, {time.monotonic() - begun:.1f} s"
+    print(f"CUDA kernels: {count} in {len(sources)} files for {', '.join(targets)}, all within budget ({cost})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

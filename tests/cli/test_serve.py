@@ -66,7 +66,10 @@ def test_it_says_where_it_is_and_stops_in_good_order(model: Path, tmp_path: Path
     assert rest == ""
     assert not ready.exists()
     lines = [json.loads(line) for line in log.splitlines()]
-    assert {"listening", "draining", "stopped"} <= {line["message"] for line in lines}
+    assert {"ops", "listening", "draining", "stopped"} <= {line["message"] for line in lines}
+    ops = next(line for line in lines if line["message"] == "ops")
+    assert (ops["modulated_conv2d"], ops["upsample2d"]) == ("cpu", "torch")
+    assert ops["cuda_half"].startswith(("built for ", "not built: "))
     assert next(line for line in lines if line["message"] == "listening")["address"] == address
     assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
 

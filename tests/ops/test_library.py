@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from legato.errors import BackendUnavailable
-from legato.ops import live_backends, require_backends
+from legato.ops import cuda_half, live_backends, require_backends
 
 NATIVE = ("modulated_conv2d", "to_rgb", "flow_warp")
 
@@ -20,7 +20,7 @@ sys.modules["legato._C"] = None  # what Python finds when there is no such file
 
 import torch
 from legato.errors import BackendUnavailable
-from legato.ops import flow_warp, flow_warp_reference, live_backends, require_backends, upsample2d
+from legato.ops import cuda_half, flow_warp, flow_warp_reference, live_backends, require_backends, upsample2d
 
 image, flow = torch.ones(1, 3, 4, 4), torch.zeros(1, 2, 4, 4)
 missing = dict.fromkeys(("modulated_conv2d", "to_rgb", "flow_warp"), "missing")
@@ -30,6 +30,7 @@ for call in (lambda: flow_warp(image, flow), require_backends):
         call()
     except BackendUnavailable as error:
         print(error)
+print(cuda_half())
 flow_warp_reference(image, flow)
 upsample2d(image)
 """
@@ -73,8 +74,30 @@ def test_a_missing_extension_is_an_error_that_names_the_remedy() -> None:
     done = run(WITHOUT_EXTENSION)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
-    assert len(told) == 2
+    assert len(told) == 3
     assert all("legato._C" in line and "make setup" in line for line in told)
+    assert told[2].startswith("missing: ")
+
+
+@pytest.mark.parametrize(
+    ("built", "kinds", "cuda", "told"),
+    [
+        ("not built: no nvcc", {"cpu"}, None, "not built: no nvcc"),
+        ("built for sm_80", {"cpu", "cuda"}, None, "built for sm_80; idle: this torch is built for the CPU alone"),
+        ("built for sm_80", {"cpu", "cuda"}, "13.0", "built for sm_80; idle: torch finds no GPU"),
+        ("built for sm_80", {"cpu"}, None, "built for sm_80, without modulated_conv2d, flow_warp; idle: "),
+    ],
+)
+def test_the_cuda_half_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, built: str, kinds: set[str], cuda: str | None, told: str
+) -> None:
+    require_backends()
+    monkeypatch.setattr("legato._C.cuda_half", built)
+    monkeypatch.setattr("legato.ops._library._backends", dict.fromkeys(("modulated_conv2d", "flow_warp"), kinds))
+    monkeypatch.setattr("legato.ops._library.NATIVE_OPS", ("modulated_conv2d", "flow_warp"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    assert cuda_half().startswith(told)
 
 
 def test_importing_the_ops_loads_nothing() -> None:

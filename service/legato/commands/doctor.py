@@ -49,7 +49,7 @@ def examine(model: str) -> dict[str, dict[str, Any]]:
     import torch
     from google.protobuf.internal import api_implementation
 
-    from legato.ops import live_backends
+    from legato.ops import cuda_half, live_backends
 
     versions = {name: _version(name) for name in PACKAGES}
     cuda = torch.cuda.is_available()
@@ -68,7 +68,11 @@ def examine(model: str) -> dict[str, dict[str, Any]]:
             "bfloat16": "yes" if torch.cpu._is_avx512_bf16_supported() else "no",
             "amx": "yes" if torch.cpu._is_amx_tile_supported() else "no",
         },
-        "cuda": {"CUDA": ", ".join(devices) or "not available", "built_for": torch.version.cuda or "CPU only"},
+        "cuda": {
+            "CUDA": ", ".join(devices) or "not available",
+            "torch_built_for": torch.version.cuda or "CPU only",
+            "legato_cuda_half": cuda_half(),
+        },
         "ops": {**live_backends("cpu"), **_on_cuda(live_backends("cuda") if cuda else {})},
         "model": {name: _file(model, name) for name in MODEL_FILES},
         "session": {"bytes_of_state": _session_bytes(model)},

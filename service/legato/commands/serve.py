@@ -72,7 +72,7 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     from legato.engine import Engine, EngineOptions
     from legato.inversion.streaming import TrackerOptions
     from legato.models import load_encoder, load_generator
-    from legato.ops import require_backends
+    from legato.ops import cuda_half, require_backends
     from legato.scheduler import Scheduler
 
     ops = require_backends()
@@ -80,6 +80,7 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
         observer.ops(ops)
     generator, encoder = load_generator(settings.model), load_encoder(settings.model)
     directions = load_directions(settings.model, generator_digest=generator.digest)
+    log.info("ops", extra={"fields": {**ops, "cuda_half": cuda_half()}})
     return Engine(
         generator,
         encoder,

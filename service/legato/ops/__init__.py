@@ -5,7 +5,7 @@ silence. `x_reference` runs anywhere, in any floating dtype, is differentiable t
 training uses.
 """
 
-from legato.ops._library import live_backends, require_backends
+from legato.ops._library import cuda_half, live_backends, require_backends
 from legato.ops.flow_warp import flow_warp, flow_warp_reference
 from legato.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_reference
 from legato.ops.photometric_error import photometric_error, photometric_error_reference
@@ -13,6 +13,7 @@ from legato.ops.to_rgb import to_rgb, to_rgb_reference
 from legato.ops.upsample2d import upsample2d
 
 __all__ = [
+    "cuda_half",
     "flow_warp",
     "flow_warp_reference",
     "live_backends",

@@ -78,6 +78,22 @@ def require_backends(device: torch.device | str = "cpu") -> dict[str, str]:
     return live_backends(device)
 
 
+def cuda_half() -> str:
+    """The CUDA half of the extension in a line: what it was built for or why it was not, and whether it can run."""
+    try:
+        missing = [op for op in NATIVE_OPS if not has_kernel(op, "cuda")]
+    except BackendUnavailable as error:
+        return f"missing: {error}"
+    told: str = importlib.import_module("legato._C").cuda_half
+    if not told.startswith("built"):
+        return told
+    if missing:
+        told += f", without {', '.join(missing)}"
+    if torch.cuda.is_available():
+        return f"{told}; live on {torch.cuda.get_device_name()}"
+    return f"{told}; idle: " + ("torch finds no GPU" if torch.version.cuda else "this torch is built for the CPU alone")
+
+
 def _require_device(op: str, kind: str) -> None:
     if not has_kernel(op, kind):
         raise BackendUnavailable(

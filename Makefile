@@ -48,8 +48,9 @@ format: setup ## rewrite the code as `make check` wants it
 bench: setup ## measure the server; the results go to benchmarks/results
 	$(BIN)/python -m benchmarks.bench_stream
 
-wheel: setup ## wheels of both packages in dist
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist . clients/python
+wheel: setup ## wheels of both packages in dist; scripts/check_wheel.py tries them where there is only torch
+	rm -rf build/lib*
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist . clients/python
 
 proto: setup ## regenerate the stubs in clients/python/legato_pb from protos
 	$(BIN)/python scripts/generate_stubs.py

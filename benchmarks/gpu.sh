@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Everything that a GPU should run, in one call of less than nine minutes: the build with CUDA, the CUDA tests, the
-# sanitizer, the benchmarks, and the training of heads-128 on renders made on the GPU, for the time that is left.
+# sanitizer, the ops beside their alternatives, the other benchmarks, and the training of heads-128 on renders made on the
+# GPU, for the time that is left.
 #
 #   benchmarks/gpu.sh OUT [TRAINING]
 #
-# OUT receives a log for every step, the exported model, and summary.json. TRAINING keeps renders and checkpoint: the next
-# call with the same folder goes on (default: OUT/training). A step that fails or runs out of time does not stop the others;
-# the exit code tells whether one did.
+# OUT receives a log for every step, ops.json and its picture, the exported model, and summary.json. TRAINING keeps renders
+# and checkpoint: the next call with the same folder goes on (default: OUT/training). A step that fails or runs out of time
+# does not stop the others; the exit code tells whether one did.
 #
 #   PYTHON              the interpreter that has torch (default: python3). Nothing is installed into it but what is missing
 #                       and can be had; the rest is named in the summary, and the steps that need it fail alone.
 #   LEGATO_GPU_WHEELS   a folder of wheels to install missing packages from, where there is no network
-#   LEGATO_GPU_STEPS    what to do, of: machine packages build tests sanitizer benchmarks render train export (default: all)
+#   LEGATO_GPU_STEPS    what to do, of: machine packages build tests memcheck racecheck ops benchmarks render train
+#                       export (default: all); for the ops alone: "machine packages build tests memcheck racecheck ops"
 #   LEGATO_GPU_SECONDS  for the whole call (default: 520)
+#   LEGATO_GPU_PEERS    a folder of public implementations to measure beside ours (default: peers, where there is one)
+#   LEGATO_GPU_MINUTES  for the comparison of the ops (default: 2.5); what does not fit is left out and told
 #   LEGATO_GPU_RENDERS  images of the data set (default: 40960)
 #   LEGATO_GPU_IMAGES   images of the whole training, over all calls (default: 1200000)
 #   LEGATO_GPU_DRY_RUN  1: the same steps on the CPU at tiny sizes, and nothing is built or installed in place
@@ -28,17 +32,21 @@ out=$(cd "$1" && pwd)
 training=$(cd "${2:-$1/training}" && pwd)
 python=${PYTHON:-python3}
 dry=${LEGATO_GPU_DRY_RUN:-0}
-steps=${LEGATO_GPU_STEPS:-machine packages build tests sanitizer benchmarks render train export}
+steps=${LEGATO_GPU_STEPS:-machine packages build tests memcheck racecheck ops benchmarks render train export}
 seconds=${LEGATO_GPU_SECONDS:-520}
 renders=${LEGATO_GPU_RENDERS:-40960}
 images=${LEGATO_GPU_IMAGES:-1200000}
+peers=${LEGATO_GPU_PEERS:-peers}
+minutes=${LEGATO_GPU_MINUTES:-2.5}
+ops_options=()
 device=cuda
 held_out=512
 resolution=128
 render_options=()
 train_options=(--batch 32 --channel-base 8192)
 if [ "$dry" = 1 ]; then
-    device=cpu resolution=64 renders=1024 images=48
+    device=cpu resolution=64 renders=1024 images=48 minutes=0.2
+    ops_options=(--nets heads-128 --batches 1 --layers '*b8.*' '64 px' --dtypes float32 --seconds 0.02 --no-compile)
     render_options=(--supersample 1)
     train_options=(--batch 4 --channel-base 64 --channel-max 8 --precision float32 --threads 1)
 fi
@@ -100,6 +108,7 @@ try:
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda}
 except Exception as error:  # the summary is written whatever is broken
     gpu, versions = None, {"torch": str(error)}
+ops = out / "ops.json"
 log = training / "joint" / "log.jsonl"
 rows = log.read_text().splitlines() if log.exists() else []
 summary = {
@@ -110,6 +119,7 @@ summary = {
     "versions": {"python": platform.python_version(), **versions},
     "missing": (out / "missing.txt").read_text().split(),
     "steps": steps,
+    "ops": json.loads(ops.read_text())["summary"] if ops.exists() else None,
     "training": json.loads(rows[-1]) if rows else None,
     "failed": [step["name"] for step in steps if step["status"] in ("failed", "timeout")],
 }
@@ -133,7 +143,7 @@ packages() { # prints what is missing; installs it, torch excepted, where it can
     wanted="numpy:numpy cv2:opencv-python-headless safetensors:safetensors tqdm:tqdm rich:rich grpc:grpcio
         grpc_health:grpcio-health-checking grpc_reflection:grpcio-reflection google.protobuf:protobuf
         prometheus_client:prometheus-client simplejpeg:simplejpeg ninja:ninja setuptools:setuptools pytest:pytest
-        pytest_asyncio:pytest-asyncio pytest_timeout:pytest-timeout hypothesis:hypothesis"
+        pytest_asyncio:pytest-asyncio pytest_timeout:pytest-timeout hypothesis:hypothesis matplotlib:matplotlib"
     absent() {
         "$python" - "$wanted" <<'PYTHON'
 import importlib, sys
@@ -190,16 +200,30 @@ pathlib.Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
 PYTHON
     local found code=0
     mapfile -t found < <(grep -rl --include='test_*.py' 'mark\.cuda' tests/ops tests/models tests/synthetic tests/train 2>/dev/null)
+    [ ! -d tests/cuda ] || found+=(tests/cuda) # marked where they are parametrized
     if [ ${#found[@]} -eq 0 ]; then
         echo "no tests are marked cuda"
         return 0
     fi
     local require=1
     [ "$dry" = 1 ] && require=0
-    LEGATO_REQUIRE_CUDA=$require "$@" "$python" -m pytest -c "$out/pytest.ini" --rootdir "$root" -p no:cacheprovider \
+    LEGATO_REQUIRE_CUDA=$require "$python" -m pytest -c "$out/pytest.ini" --rootdir "$root" -p no:cacheprovider \
         -m cuda -q "${found[@]}" || code=$?
     [ $code -eq 5 ] && code=0 # none collected
     return $code
+}
+
+sanitize() { # tool
+    local tool=(compute-sanitizer --tool "$1" --error-exitcode 9)
+    [ "$dry" = 1 ] && tool=()
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 "${tool[@]}" "$python" benchmarks/sanitize.py --device "$device"
+}
+
+ops() {
+    local options=(--device "$device" --minutes "$minutes" --json "$out/ops.json" "${ops_options[@]}")
+    [ ! -d "$peers" ] || options+=(--peers "$peers")
+    "$python" -c 'import matplotlib' 2>/dev/null && options+=(--picture "$out/ops.png")
+    "$python" -m legato bench ops "${options[@]}"
 }
 
 benchmarks() { # those that take a device
@@ -247,11 +271,14 @@ if step build 150 build; then
 else
     skip tests "the build failed"
 fi
-if [ -e "${kernels[0]}" ] && command -v compute-sanitizer >/dev/null; then
-    step sanitizer 90 tests compute-sanitizer --error-exitcode 9
+if [ "$dry" = 1 ] || { [ -e "${kernels[0]}" ] && command -v compute-sanitizer >/dev/null; }; then
+    step memcheck 60 sanitize memcheck
+    step racecheck 90 sanitize racecheck
 else
-    skip sanitizer "no kernels in csrc/cuda, or no compute-sanitizer"
+    skip memcheck "no kernels in csrc/cuda, or no compute-sanitizer"
+    skip racecheck "no kernels in csrc/cuda, or no compute-sanitizer"
 fi
+step ops "$(awk "BEGIN { print int(60 * $minutes) + 45 }")" ops
 step benchmarks 90 benchmarks
 step render 130 render 120
 export_seconds=75

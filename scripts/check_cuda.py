@@ -117,6 +117,8 @@ def propose(report: Report, budget: Budget) -> str:
     lines = []
     for stem in sorted({stem for stem, _ in report}):
         kernels = sorted({kernel for (other, _), found in report.items() if other == stem for kernel in found})
+        if not kernels:
+            continue
         old = budget.get(stem, {})
         entries: dict[str, Usage] = {}
         for kernel in kernels:

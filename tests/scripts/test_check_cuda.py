@@ -107,7 +107,7 @@ def test_kernels_and_entries_belong_together() -> None:
 
 def test_a_proposal_keeps_patterns_and_grants_no_local_memory(tmp_path: Path) -> None:
     kernels = {"pull<float>": Usage(30, 128, 8, 16), "pull<half>": Usage(17), "pull<double>": Usage(41, 0, 8, 16)}
-    spilling = {("warp", "sm_80"): kernels}
+    spilling = {("warp", "sm_80"): kernels, ("launcher", "sm_80"): {}}
     old = {"warp": {"pull<f*>": Limit(24, 0, 4, 4, why="an array is indexed")}}
     file = tmp_path / "budget.toml"
     file.write_text(propose(spilling, old))

@@ -102,13 +102,16 @@ try:
 except OSError:
     commit = "unknown"
 try:
+    compared = json.loads((out / "ops.json").read_text())["summary"]
+except (OSError, ValueError, KeyError):
+    compared = None
+try:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda}
 except Exception as error:  # the summary is written whatever is broken
     gpu, versions = None, {"torch": str(error)}
-ops = out / "ops.json"
 log = training / "joint" / "log.jsonl"
 rows = log.read_text().splitlines() if log.exists() else []
 summary = {
@@ -119,7 +122,7 @@ summary = {
     "versions": {"python": platform.python_version(), **versions},
     "missing": (out / "missing.txt").read_text().split(),
     "steps": steps,
-    "ops": json.loads(ops.read_text())["summary"] if ops.exists() else None,
+    "ops": compared,
     "training": json.loads(rows[-1]) if rows else None,
     "failed": [step["name"] for step in steps if step["status"] in ("failed", "timeout")],
 }
@@ -286,7 +289,7 @@ for_training=$(($(left) - export_seconds - 10))
 if [ $for_training -ge 10 ]; then
     step train $((for_training + 10)) train "$(awk "BEGIN { print $for_training / 60 }")"
     step export $export_seconds train --export-only
-    cp "$training"/joint/{samples.png,log.jsonl,run.json} "$training"/joint/model/*.safetensors "$out"
+    [ ! -d "$training/joint" ] || cp "$training"/joint/{samples.png,log.jsonl,run.json} "$training"/joint/model/*.safetensors "$out"
 else
     skip train "no time left"
 fi

@@ -45,7 +45,9 @@ format: setup ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format $(CODE)
 	$(if $(NATIVE),$(BIN)/clang-format -i $(NATIVE))
 
-bench: setup ## measure the server; the results go to benchmarks/results
+bench: setup ## measure the ops and the server, up to two hours; the results go to benchmarks/results
+	$(BIN)/legato bench ops --nets heads-128 config-f-256 --batches 1 8 --minutes 90 \
+		--json benchmarks/results/ops.json --picture benchmarks/results/ops.png
 	$(BIN)/python -m benchmarks.bench_stream
 
 wheel: setup ## wheels of both packages in dist; scripts/check_wheel.py tries them where there is only torch
@@ -69,7 +71,7 @@ $(TORCH_READY): constraints.txt
 # No build isolation: an isolated build would download a torch of its own. The extension is the next step's.
 $(PACKAGES_READY): $(TORCH_READY) pyproject.toml clients/python/pyproject.toml
 	$(PIP) install -c constraints.txt setuptools wheel ninja numpy
-	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[video,dev]"
+	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[bench,video,dev]"
 	touch $@
 
 $(EXTENSION_READY): $(PACKAGES_READY) $(TOOLKIT) $(NATIVE)

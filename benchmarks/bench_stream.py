@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import legato
-from benchmarks._stamp import ROOT, stamp
+from legato.benchmarks.stamp import stamp
 from legato.rpc.codec import fit
 from legato_client import Client, FrameResult, LegatoError, Outputs, Session
 from legato_client.cli import edit_argument
@@ -34,6 +34,7 @@ from legato_client.media import MediaError, open_source
 from legato_client.report import Meter, percentiles
 from legato_client.types import Budget, Edit
 
+ROOT = Path(__file__).resolve().parents[1]
 Pixels = NDArray[np.uint8]
 WARM_FRAMES = 20  # answered before the clock starts
 RATES = (25, 30)  # frames per second of the open loop

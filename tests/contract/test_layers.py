@@ -27,6 +27,7 @@ STAGES: list[set[str]] = [
     {"store", "metrics"},
     {"train", "evaluation"},
     {"rpc"},
+    {"benchmarks"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
 
-ROOT = Path(__file__).resolve().parents[1]
+import legato
+
 PACKAGES = ("legato", "torch", "numpy", "grpcio", "protobuf", "opencv-python-headless", "simplejpeg")
 
 
@@ -40,15 +41,27 @@ def stamp() -> Stamp:
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         gpu=_gpu(),
         python=platform.python_version(),
-        versions={name: metadata.version(name) for name in PACKAGES},
+        versions={name: version(name) for name in PACKAGES},
     )
 
 
-def commit() -> str:
-    """Of the checkout, "+" at the end where tracked files differ from it; "unknown" outside of one."""
-    head, changes = _output("git", "-C", str(ROOT), "rev-parse", "HEAD"), ""
+def version(package: str) -> str:
+    """Of an installed package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit(folder: Path | None = None) -> str:
+    """Of the checkout at `folder` (default: legato's), "+" at the end where tracked files differ from it; "unknown"
+    where there is none: an environment that lies inside some other checkout is not one."""
+    root = folder or Path(legato.__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    head, changes = _output("git", "-C", str(root), "rev-parse", "HEAD"), ""
     if head:
-        changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
+        changes = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
     return (head or "unknown") + ("+" if changes else "")
 
 

@@ -1,0 +1,1 @@
+"""Measurements that legato makes of itself, side by side with the alternatives: `legato bench`."""

@@ -70,14 +70,12 @@ def run(options: Options, tell: Tell) -> dict[str, Any]:
             "no case passes the filters --only, --nets and --layers; a name is as 'heads-128 b32.conv1' or '256 px'"
         )
     tell("ceilings of the machine", 0, len(plan))
-    dtypes, repeats = list(dict.fromkeys(("float32", *options.dtypes))), 2 if options.quick else 5
-    limits = ceilings.measure(device, dtypes, repeats=repeats)
-    runner = Runner(options, device, limits, begun)
+    runner = Runner(options, device, begun)
     results = []
     for index, case in enumerate(plan):
         tell(case.label, index, len(plan))
         results.append(runner.result(case))
-    limits = limits.or_better(ceilings.measure(device, dtypes, repeats=repeats))
+    limits = runner.look_at_ceilings()
     for case, result in zip(plan, results, strict=True):
         result["floor_ms"] = limits.floor(case.work, case.dtype) * 1e3 if case.work.bytes else None
     tell("", len(plan), len(plan))
@@ -142,17 +140,29 @@ def _compiled_when_quick(case: Case) -> bool:
 class Runner:
     """Measures one case after the other, within the time that the options give."""
 
-    def __init__(self, options: Options, device: torch.device, limits: Ceilings, begun: float) -> None:
+    def __init__(self, options: Options, device: torch.device, begun: float) -> None:
         self.options = options
         self.device = device
-        self.limits = limits
+        self.limits = ceilings.measure(device, self._dtypes(), repeats=2 if options.quick else 5)
+        self._looked = time.perf_counter()
         self.compiler = Compiler(device, wanted=options.compile, mode=options.compile_mode)
         minutes = QUICK_SECONDS / 60 if options.quick and options.minutes is None else options.minutes
         self.end = math.inf if minutes is None else begun + 60.0 * minutes
-        self.pace = Pace(0.1, 3, 40) if options.quick else Pace(options.seconds)
+        self.pace = Pace(0.1, 2, 40) if options.quick else Pace(options.seconds)
+
+    def look_at_ceilings(self) -> Ceilings:
+        """Measure them once more, for what else the machine does comes and goes: the best counts."""
+        self.limits = self.limits.or_better(ceilings.measure(self.device, self._dtypes(), repeats=1))
+        self._looked = time.perf_counter()
+        return self.limits
+
+    def _dtypes(self) -> list[str]:
+        return list(dict.fromkeys(("float32", *self.options.dtypes)))
 
     def result(self, case: Case) -> dict[str, Any]:
         """One case as the result file holds it: what ran, and why the rest did not."""
+        if time.perf_counter() > self._looked + (6.0 if self.options.quick else 60.0):
+            self.look_at_ceilings()
         race = self._race(case)
         return {
             "op": case.op,
@@ -239,6 +249,8 @@ class Runner:
         self.compiler.seconds += time.perf_counter() - begun
 
     def _not_compiled(self, case: Case) -> str:
+        if not self.options.compile:
+            return "--no-compile"
         if self.options.quick:
             if not _compiled_when_quick(case):
                 return "skipped: --quick compiles some layers alone"

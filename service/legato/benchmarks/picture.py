@@ -28,14 +28,15 @@ def draw(result: dict[str, Any], path: Path) -> bool:
     columns = _columns(result)
     if not columns:
         return False
-    labels = list(dict.fromkeys(case["name"] for cases in columns.values() for case in cases))
+    labels = sorted({case["name"] for cases in columns.values() for case in cases}, key=_place)
+    groups = [group for group in STYLES if any(best(case, group) for cases in columns.values() for case in cases)]
     lines = 0.19 * len(labels) + 0.9
     figure = Figure(figsize=(max(7.5, 4.6 * len(columns)), 4.3 + lines), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False, height_ratios=[3.4, lines], sharey="row")
     for index, ((dtype, batch), cases) in enumerate(columns.items()):
         top, bottom = axes[0][index], axes[1][index]
-        _roofline(top, cases, result["ceilings"], dtype)
-        _floors(bottom, cases, labels)
+        _roofline(top, cases, result["ceilings"], dtype, groups)
+        _floors(bottom, cases, labels, groups)
         top.set_title(f"{dtype}, batch {batch}", fontsize=11)
     axes[0][0].set_ylabel("achieved GFLOP/s")
     handles, names = axes[0][0].get_legend_handles_labels()
@@ -49,6 +50,13 @@ def draw(result: dict[str, Any], path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     return True
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """Of a layer, named as "config-f b64.conv0", in the order of the nets."""
+    net, _, layer = name.rpartition(" ")
+    block, _, part = layer.partition(".")
+    return net == "config-f", int(block[1:]), part
 
 
 def _short(commit: str) -> str:
@@ -66,7 +74,7 @@ def _columns(result: dict[str, Any]) -> dict[tuple[str, int], list[dict[str, Any
     return {key: found[key] for key in sorted(kept, key=lambda key: (dtypes.index(key[0]), key[1]))}
 
 
-def _roofline(axes: Axes, cases: list[dict[str, Any]], ceilings: dict[str, Any], dtype: str) -> None:
+def _roofline(axes: Axes, cases: list[dict[str, Any]], ceilings: dict[str, Any], dtype: str, groups: list[str]) -> None:
     peak = ceilings["gflops"][dtype]
     intensities = [case["gflop"] * 1e3 / case["mbytes"] for case in cases]
     copies = {int(size): speed for size, speed in ceilings["copy_gb_per_s"].items()}
@@ -76,7 +84,7 @@ def _roofline(axes: Axes, cases: list[dict[str, Any]], ceilings: dict[str, Any],
         memory = size == max(copies)
         name = "memory" if memory else f"{size >> 20} MiB"
         axes.plot([low, corner], [low * speed, peak], color="0.25" if memory else "0.65", lw=1.2 if memory else 0.8)
-        if low < corner:
+        if corner > 3 * low:
             angle = math.degrees(math.atan2(speed, 1.0))  # along the line, whatever the axes' scales
             text = axes.text(1.04 * low, 1.1 * low * speed, f"{name}, {speed:.0f} GB/s", fontsize=7, color="0.35")
             text.set(rotation=angle, rotation_mode="anchor", transform_rotates_text=True)
@@ -85,7 +93,7 @@ def _roofline(axes: Axes, cases: list[dict[str, Any]], ceilings: dict[str, Any],
         f"matrix product {peak:.0f} GFLOP/s", (high, peak), xytext=(-2, 3), textcoords="offset points", fontsize=7,
         color="0.35", ha="right",
     )  # fmt: skip
-    for group in reversed(STYLES):
+    for group in reversed(groups):
         points = [
             (intensity, case["gflop"] * 1e3 / found[1])
             for case, intensity in zip(cases, intensities, strict=True)
@@ -108,9 +116,9 @@ def _scatter(axes: Axes, points: Sequence[tuple[float, float]], group: str) -> N
     axes.scatter(x, y, s=size, marker=mark, color=color, alpha=0.85, linewidths=0, label=label, zorder=layer)
 
 
-def _floors(axes: Axes, cases: list[dict[str, Any]], labels: list[str]) -> None:
+def _floors(axes: Axes, cases: list[dict[str, Any]], labels: list[str], groups: list[str]) -> None:
     rows = {name: len(labels) - 1 - index for index, name in enumerate(labels)}
-    for group in reversed(STYLES):
+    for group in reversed(groups):
         points = [(found[1] / case["floor_ms"], rows[case["name"]]) for case in cases if (found := best(case, group))]
         _scatter(axes, points, group)
     axes.axvline(1.0, color="0.25", lw=1.2)

@@ -119,17 +119,18 @@ def planned(options: Options, setting: Setting) -> list[Case]:
 
 
 def _quick_stage(case: Case) -> tuple[int, bool, int, float]:
-    """A minute is spent so that every figure of the summary has some cases, and batch 1, forward, has all."""
-    small = case.work.flop < 1e9
-    order = {"modulated_conv2d": 2, "flow_warp": 1, "photometric_error": 1}
+    """What is cheap and in the summary first, so that a slow machine, too, has some cases of each; then batch 1."""
+    cheap = case.work.flop < 1e9
     if _compiled_when_quick(case):
-        stage = 0
-    elif case.op == "synthesis" or case.op == "to_rgb":
+        stage = 1
+    elif case.op in ("synthesis", "to_rgb"):
         stage = 4
-    elif case.batch == 1:
-        stage = order[case.op] if case.mode == "forward" else 3 if small else 6
+    elif case.batch > 1:
+        stage = 5 if cheap else 7
+    elif case.mode == "forward":
+        stage = 0 if case.op == "modulated_conv2d" and cheap or case.name == "256 px" else 2
     else:
-        stage = 5 if small else 7
+        stage = 3 if cheap else 6
     return stage, case.mode != "forward", case.batch, case.work.flop
 
 

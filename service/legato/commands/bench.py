@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ops(args: argparse.Namespace) -> int:
     """`legato bench ops`: 0, or 1 where one of our own ops failed or computed something else than its alternatives."""
+    begun = time.perf_counter()
     for target in (args.json, args.picture):
         _check_target(target)
     if args.picture and args.picture.suffix.lower() not in PICTURES:
@@ -102,7 +104,7 @@ def _ops(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     with _progress() as tell:
-        result = ops.run(_options(args), tell)
+        result = ops.run(_options(args), tell, begun)
     print_report(result)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -38,7 +38,8 @@ class Race:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long one race lasts: at least `least` rounds, then until `seconds` have passed, at most `most` rounds."""
+    """How long one race lasts: at least `least` rounds (three at most, where one takes twice `seconds`), then until
+    `seconds` have passed, at most `most` rounds."""
 
     seconds: float = 1.0
     least: int = 5
@@ -88,11 +89,13 @@ class Contest:
             for name, (_, sets) in self._passes.items()
         }
         order = list(self._passes)
+        one_round = sum(self.first_call[name] * sets for name, (_, sets) in self._passes.items())
+        least = pace.least if one_round < 2 * pace.seconds else min(3, pace.least)
         end = time.perf_counter() + pace.seconds
         with self._mode():
             while order and self.race.rounds < pace.most:
                 now = time.perf_counter()
-                if self.race.rounds and (now >= stop or (self.race.rounds >= pace.least and now >= end)):
+                if self.race.rounds and (now >= stop or (self.race.rounds >= least and now >= end)):
                     break
                 for name in order:
                     run, sets = self._passes[name]

@@ -191,7 +191,7 @@ def test_on_cuda_replays_of_a_graph_are_timed(monkeypatch: pytest.MonkeyPatch) -
     contest = Contest(torch.device("cuda"), 0.0, grad=False)
     assert contest.admit("ours", [call, call])
     before = len(calls)
-    race = contest.run(Pace(0.0, 4, 4))
+    race = contest.run(Pace(10.0, 4, 4))
     assert (Device.captured, race.rounds) == (1, 4)
     assert Device.replayed > 4
     assert len(calls) == before, "what was captured is replayed, not called again"

@@ -42,7 +42,7 @@ def draw(result: dict[str, Any], path: Path) -> bool:
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     stamp, threads = result["stamp"], result["setting"]["threads"]
-    where = stamp["gpu"] if result["setting"]["device"].startswith("cuda") else f"{stamp['cpu']}, {threads} threads"
+    where = stamp["gpu"] if result["setting"]["device"].startswith("cuda") else f"{stamp['cpu']}, threads: {threads}"
     figure.suptitle(
         f"modulated_conv2d, forward: {where}, torch {stamp['versions']['torch']}, legato {_short(stamp['commit'])}",
         fontsize=10,

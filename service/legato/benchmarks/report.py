@@ -112,7 +112,7 @@ def _notes(result: dict[str, Any]) -> Text:
     speeds = ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in result["ceilings"]["gflops"].items())
     copies = ", ".join(f"{int(size) >> 20} MiB {value:.0f} GB/s" for size, value in _copies(result))
     threads, took = result["setting"]["threads"], result["setting"]["measured_seconds"]
-    head = f"{result['setting']['device']}, {threads} threads, {took:.0f} s; ceilings: {speeds}; copies: {copies}"
+    head = f"{result['setting']['device']}, threads: {threads}, {took:.0f} s; ceilings: {speeds}; copies: {copies}"
     return Text("\n".join([head, *(f"not run: {line}" for line in lines)]))
 
 

@@ -206,7 +206,9 @@ class Synthesis(nn.Module):
 
     def affines(self) -> StyleAffines:
         """Of all layers; ToRGB reads the latent of the next block's first convolution."""
-        affines, indices, first = [], [], 0
+        affines: list[EqualLinear] = []
+        indices: list[int] = []
+        first = 0
         for r in self.resolutions:
             layers = self.block(r).layers
             affines += [layer.affine for layer in layers]

@@ -15,7 +15,7 @@ from legato.ops import flow_warp, flow_warp_reference
 from tests.ops.compare import assert_as_good, precise, to_double, with_gradients
 from tests.tolerances import COMPILED, EXACT, OP_GRADIENT, SAME_FORMULA
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 BOTH = pytest.mark.parametrize("f", [flow_warp, flow_warp_reference])
 SHAPES = [(2, 3, 8, 8), (1, 4, 5, 9), (3, 1, 7, 2), (1, 2, 1, 6), (1, 2, 6, 1), (2, 2, 1, 1)]
 
@@ -202,7 +202,12 @@ def test_opcheck() -> None:
     values = make()
     flow_warp(**values)  # loads the extension
     image, flow = values["image"].requires_grad_(), values["flow"].requires_grad_()
-    torch.library.opcheck(torch.ops.legato.flow_warp.default, (image, flow))
+    opposite = torch.randn(2, 2, 6, 7)
+    torch.library.opcheck(torch.ops.legato.flow_warp.default, (image, flow, None, False))
+    torch.library.opcheck(torch.ops.legato.flow_warp.default, (image, flow, opposite, True))
+    grad = torch.randn(2, 3, 6, 7)
+    torch.library.opcheck(torch.ops.legato.flow_warp_backward_image.default, (grad, flow.detach(), True))
+    torch.library.opcheck(torch.ops.legato.flow_warp_backward_flow.default, (grad, image.detach(), flow.detach()))
 
 
 def test_compiles_into_one_graph() -> None:
@@ -245,7 +250,7 @@ def test_the_dispatcher_op_checks_too(case: str) -> None:
     flow_warp(**make())
     change, message = WRONG[case]
     with pytest.raises(RuntimeError, match="flow_warp: " + message):
-        torch.ops.legato.flow_warp(*{**make(), **change}.values())
+        torch.ops.legato.flow_warp(*{**make(), **change}.values(), None, False)
 
 
 def test_the_backward_ops_check_their_gradients() -> None:
@@ -254,7 +259,7 @@ def test_the_backward_ops_check_their_gradients() -> None:
     with pytest.raises(RuntimeError, match=r"grad_warped has to be \[B,C,H,W\] = \[2,3,6,7\]; got \[2,1,6,7\]"):
         torch.ops.legato.flow_warp_backward_flow(image[:, :1], image, flow)
     with pytest.raises(RuntimeError, match=r"flow has to be \[B,2,H,W\] = \[2,2,6,6\]; got \[2,2,6,7\]"):
-        torch.ops.legato.flow_warp_backward_image(image[..., :6], flow)
+        torch.ops.legato.flow_warp_backward_image(image[..., :6], flow, False)
 
 
 @BOTH

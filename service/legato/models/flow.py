@@ -56,18 +56,8 @@ def resize_flow(flow: Tensor, side: int) -> Tensor:
 def visible(flow: Tensor, backward: Tensor | None = None) -> Tensor:
     """Where `flow` [B, 2, H, W] can be trusted: float [B, 1, H, W] of 0 and 1.
 
-    Not trusted: pixels that come from outside the image; motion boundaries, |grad f|^2 > 0.01 |f|^2 + 0.002; and, given
-    the opposite flow `backward`, pixels that fail the forward-backward check, |f + b(p+f)|^2 > 0.01 (|f|^2 +
-    |b(p+f)|^2) + 0.5 (Sundaram et al. 2010, Dense Point Trajectories, eq. 5 and 6; the constants as Lai et al. 2018
-    use them).
+    Not trusted: pixels that come from outside the image; motion boundaries; and, given the opposite flow `backward`,
+    pixels that fail the forward-backward check, as `flow_warp` has them.
     """
-    returned, inside = flow_warp(flow if backward is None else backward, flow)
-    length = flow.square().sum(1, keepdim=True)
-    down = torch.diff(flow, dim=2, append=flow[:, :, -1:])
-    right = torch.diff(flow, dim=3, append=flow[:, :, :, -1:])
-    boundary = (down.square() + right.square()).sum(1, keepdim=True) > 0.01 * length + 0.002
-    trusted = inside.bool() & ~boundary
-    if backward is not None:
-        gap = (flow + returned).square().sum(1, keepdim=True)
-        trusted &= gap <= 0.01 * (length + returned.square().sum(1, keepdim=True)) + 0.5
-    return trusted.to(flow.dtype)
+    nothing = flow.new_empty(flow.shape[0], 0, *flow.shape[2:])
+    return flow_warp(nothing, flow, backward=backward, boundaries=True)[1]

@@ -132,9 +132,7 @@ def _backward(
     with_image, with_target, with_flow = ctx.needs_input_grad[:3]
     grad_image = grad_target = grad_flow = None
     if grad_error is not None:
-        grad = torch.ops.legato.photometric_error_backward(
-            grad_error, warped, target, valid, ctx.penalty, ctx.epsilon
-        )
+        grad = torch.ops.legato.photometric_error_backward(grad_error, warped, target, valid, ctx.penalty, ctx.epsilon)
         grad_target = -grad if with_target else None
         grad_warped = grad if grad_warped is None else grad + grad_warped
     if grad_warped is not None:

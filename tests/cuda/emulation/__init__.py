@@ -10,6 +10,7 @@ import hashlib
 import os
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -43,12 +44,15 @@ def build() -> Path:
     include = [HERE, CSRC, *cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
     compiler = [os.environ.get("CXX", "g++"), *FLAGS, *STABLE_ABI, *(f"-I{path}" for path in include)]
     common = digest(" ".join(map(str, compiler)), torch.__version__, *(path.read_text() for path in headers()))
-    objects = []
-    for source in sources():
+
+    def compile_one(source: Path) -> Path:
         target = BUILD / f"{source.stem}_{digest(common, source.read_text())}.o"
-        prelude = [] if source.suffix == ".cpp" and source.parent == HERE else ["-include", "registration.h"]
+        prelude = [] if source.name == "fibers.cpp" else ["-include", "registration.h"]
         produce([*compiler, *prelude, "-x", "c++", "-c", str(source)], target)
-        objects.append(target)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources()))
     library = BUILD / f"legato_emulated_{digest(*(path.name for path in objects))}.so"
     folders = [f"-L{path}" for path in cpp_extension.library_paths()]
     produce([compiler[0], "-shared", *map(str, objects), *folders, "-ltorch", "-ltorch_cpu", "-lc10"], library)

@@ -2,10 +2,10 @@
 //
 // In 16-bit types a layer is one kernel: it scales its input on the way in and finishes on the way out, so each
 // activation is read once and written once. Small maps, where one kernel would leave most of the device idle, split the
-// sum over the channels and finish in a second one; so does an upsampling layer that is too wide to multiply its
-// borders twice. Float32 and float64 always finish in a second kernel. How a sum is split depends on the shape of a
-// layer and not on the batch, and nothing is added atomically: a sample's result is the same in every batch and in
-// every run.
+// sum over the channels and finish in a second one; so does an upsampling layer whose tiles would be mostly border.
+// Float32 and float64 always finish in a second kernel. How a sum is split depends on the shape of a layer and not on
+// the batch, and nothing is added atomically: every run gives the same, and a sample's y and grad_x are the same bits
+// in every batch. The gradient of its styles is too while the batch calls for the same tiles.
 
 #include "modulated_conv2d.h"
 
@@ -129,10 +129,12 @@ int choose_splits(const Product& p) {
   return static_cast<int>(std::clamp<int64_t>(kBlocks / blocks, 1, std::max<int64_t>(most, 1)));
 }
 
-// Whether the upsampling layer is one kernel: below 256 channels the filter's own kernel costs more than the borders.
+// Whether the upsampling layer is one kernel. It multiplies 256 positions for every 14 x 14 pixels of the input. Two
+// kernels multiply each position once, but load the patch for every phase, which costs about half as much again, and
+// the map between them, 32 bytes a position and channel, is worth about 100 channels of multiplying.
 bool upsamples_at_once(const Product& p) {
-  constexpr int kWide = 256, kSmallest = 16;
-  return p.k < kWide && p.height >= kSmallest && p.width >= kSmallest;
+  const double tiles = static_cast<double>(divide_up(p.height, 14)) * divide_up(p.width, 14);
+  return 256 * tiles <= static_cast<double>(p.height) * p.width * (1.5 + 100.0 / p.k);
 }
 
 template <typename T>

@@ -1,7 +1,7 @@
 // The pieces of modulated_conv2d on CUDA and what they hand to each other.
 //
 //   modulated_conv2d.cu             the op: what is launched in which order; registration
-//   modulated_conv2d_styles.cu      demodulation factors; sums over tiles; the gradient of the styles
+//   modulated_conv2d_styles.cu      demodulation factors; the gradient of the styles
 //   modulated_conv2d_pixels.cu      passes over activations: activation, filter, their derivatives
 //   modulated_conv2d_tile.cuh       how an implicit GEMM lays an image out: tiles, patches, taps
 //   modulated_conv2d_tensor.cuh     that product on tensor cores;  _bf16.cu, _fp16.cu its instances

@@ -270,7 +270,7 @@ step machine 30 machine
 step packages 60 packages
 kernels=(csrc/cuda/*.cu)
 if step build 150 build; then
-    step tests 90 tests
+    step tests 120 tests
 else
     skip tests "the build failed"
 fi

@@ -72,8 +72,6 @@ def judge(report: Report, budget: Budget, *, whole: bool = True) -> list[str]:
         for kernel, used in kernels.items():
             pattern = match(kernel, budget.get(stem, {}))
             if pattern is None:
-                proposed = write_entry(kernel.partition("<")[0], Limit(), _largest(report, stem, kernel))
-                wrong[f"{stem}.cu: {kernel} has no entry in [{stem}]: add `{proposed}`"] = None
                 continue
             served.add((stem, pattern))
             for field in fields(Usage):
@@ -81,6 +79,11 @@ def judge(report: Report, budget: Budget, *, whole: bool = True) -> list[str]:
                 if got > most:
                     wrong[f"{stem}.cu: {kernel} for {target}: {field.name} {got}, budget {most}"] = None
     stems = {stem for stem, _ in report}
+    for stem in sorted(stems):
+        for pattern, used in group(report, stem, budget.get(stem, {})).items():
+            if pattern not in budget.get(stem, {}):
+                added = write_entry(pattern, Limit(), used)
+                wrong[f"{stem}.cu: {pattern} has no entry in [{stem}]: add `{added}`"] = None
     for stem, entries in budget.items():
         for pattern in entries:
             if (whole or stem in stems) and (stem, pattern) not in served:
@@ -109,26 +112,29 @@ def write_entry(pattern: str, old: Limit, used: Usage) -> str:
     return f"{name} = {{ {', '.join(parts)} }}"
 
 
-def propose(report: Report, budget: Budget) -> str:
-    """Tables for all kernels: under the pattern that there is, else under the name that all instantiations share.
+def group(report: Report, stem: str, old: Mapping[str, Limit]) -> dict[str, Usage]:
+    """What the kernels of a file use, under the pattern that there is, else under the name that instantiations share.
 
     Those for double cost more and hurry nobody: they have an entry of their own, so as to hide nothing of the others.
     """
+    kernels = sorted({kernel for (other, _), found in report.items() if other == stem for kernel in found})
+    entries: dict[str, Usage] = {}
+    for kernel in kernels:
+        name = kernel.partition("<")[0]
+        alone = all("double" in other for other in kernels if other.partition("<")[0] == name)
+        pattern = match(kernel, old) or (f"{name}<*double*>" if "double" in kernel and not alone else name)
+        entries[pattern] = _largest(report, stem, kernel).grown(entries.get(pattern, Usage()))
+    return entries
+
+
+def propose(report: Report, budget: Budget) -> str:
+    """Tables for all kernels."""
     lines = []
     for stem in sorted({stem for stem, _ in report}):
-        kernels = sorted({kernel for (other, _), found in report.items() if other == stem for kernel in found})
-        if not kernels:
-            continue
         old = budget.get(stem, {})
-        entries: dict[str, Usage] = {}
-        for kernel in kernels:
-            name = kernel.partition("<")[0]
-            alone = all("double" in other for other in kernels if other.partition("<")[0] == name)
-            new = f"{name}<*double*>" if "double" in kernel and not alone else name
-            pattern = match(kernel, old.keys() | {new}) or new
-            entries[pattern] = _largest(report, stem, kernel).grown(entries.get(pattern, Usage()))
-        lines += ["", f"[{stem}]"]
-        lines += [write_entry(pattern, old.get(pattern, Limit()), entries[pattern]) for pattern in sorted(entries)]
+        if entries := group(report, stem, old):
+            lines += ["", f"[{stem}]"]
+            lines += [write_entry(name, old.get(name, Limit()), used) for name, used in sorted(entries.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -72,14 +72,14 @@ def parse_ptxas(text: str) -> dict[str, Usage]:
 
 def short_name(demangled: str) -> str:
     """`void legato::(anonymous namespace)::warp<float, 2>(float*)` -> `warp<float, 2>`."""
-    text = demangled.replace("(anonymous namespace)::", "").replace("legato::", "")
+    text = re.sub(r"\w+::", "", demangled.replace("(anonymous namespace)::", ""))
     depth, begin = 0, 0
     for place, letter in enumerate(text):
         depth += (letter == "<") - (letter == ">")
         if depth == 0 and letter == "(":
             text = text[:place]
             break
-        if depth == 0 and letter in " :":
+        if depth == 0 and letter == " ":
             begin = place + 1
     return text[begin:]
 

@@ -11,7 +11,7 @@ import pytest
 from legato.errors import BackendUnavailable
 from legato.ops import cuda_half, live_backends, require_backends
 
-NATIVE = ("modulated_conv2d", "to_rgb", "flow_warp")
+NATIVE = ("modulated_conv2d", "to_rgb", "flow_warp", "photometric_error")
 
 WITHOUT_EXTENSION = """
 import sys
@@ -23,7 +23,7 @@ from legato.errors import BackendUnavailable
 from legato.ops import cuda_half, flow_warp, flow_warp_reference, live_backends, require_backends, upsample2d
 
 image, flow = torch.ones(1, 3, 4, 4), torch.zeros(1, 2, 4, 4)
-missing = dict.fromkeys(("modulated_conv2d", "to_rgb", "flow_warp"), "missing")
+missing = dict.fromkeys(("modulated_conv2d", "to_rgb", "flow_warp", "photometric_error"), "missing")
 assert live_backends() == {**missing, "upsample2d": "torch"}
 for call in (lambda: flow_warp(image, flow), require_backends):
     try:

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legato.ops import modulated_conv2d, modulated_conv2d_reference
-from tests.ops.compare import assert_as_good, precise, relative_error, to_double, with_gradients
+from tests.ops.compare import assert_as_good, precise, relative_error, root_mean_square, to_double, with_gradients
 from tests.tolerances import AUTOCAST, COMPILED, EXACT, OP_GRADIENT, SAME_FORMULA
+
+pytestmark = pytest.mark.usefixtures("device")
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [  # B, I, O, H, W, up, k
@@ -62,6 +64,9 @@ def check_accuracy(values: dict[str, Any], *, grad: Tensor | None = None, **opti
     def run(f: Callable[..., Tensor], arguments: dict[str, Tensor | None]) -> list[Tensor]:
         return with_gradients(partial(f, **options), arguments, ("x", "styles"), grad)
 
+    if values["x"].dtype.itemsize == 2:  # which side of the kink a rounded value falls on is chance
+        y = modulated_conv2d_reference(**to_double(given), **options)
+        grad = torch.where(y.abs() < 0.05 * root_mean_square(y), 0.0, grad)
     exact = run(modulated_conv2d_reference, to_double(given))
     assert_as_good(run(modulated_conv2d, given), run(modulated_conv2d_reference, given), exact)
 
@@ -273,10 +278,10 @@ def test_compiles_into_one_graph() -> None:
         torch.testing.assert_close(a, b, **COMPILED)
 
 
-def test_under_autocast() -> None:
+def test_under_autocast(device: str) -> None:
     values = make((2, 16, 8, 8, 8, 1, 3))
     exact = modulated_conv2d(**values)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         y = modulated_conv2d(**values)
     assert y.dtype == torch.float32
     assert relative_error(y, exact.double()) <= AUTOCAST

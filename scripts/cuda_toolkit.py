@@ -40,5 +40,5 @@ def read_targets(budget: Path = BUDGET) -> list[str]:
 
 
 def gencode(target: str, *, code: str | None = None) -> str:
-    """nvcc's option for a target; with `code`, the PTX of the target assembled for that architecture."""
+    """nvcc's option for a target; with `code`, what the target's PTX is assembled to."""
     return f"-gencode=arch=compute_{target.rpartition('_')[2]},code={code or target}"

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from scripts.cuda_toolkit import CSRC, NVCC_FLAGS, gencode
 
-PTX_ASSEMBLED_FOR = "sm_100"  # stands for the newer GPUs whose driver compiles the PTX
 PROCESSES = 2
 
 
@@ -92,8 +91,8 @@ def demangle(names: Iterable[str]) -> dict[str, str]:
 
 
 def compile_kernels(home: Path, source: Path, target: str) -> dict[str, Usage]:
-    """Kernel -> usage. PTX is assembled for a newer GPU, as its driver will. Raises CheckError with nvcc's words."""
-    code = PTX_ASSEMBLED_FOR if target.startswith("compute_") else None
+    """Kernel -> usage; PTX is assembled for its own architecture. Raises CheckError with nvcc's words."""
+    code = target.replace("compute_", "sm_")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(home / "bin" / "nvcc"), "-cubin", "-o", f"{folder}/out.cubin", "-Xptxas=-v"]
         command += ["-Werror=all-warnings", *NVCC_FLAGS, *include_flags(home), gencode(target, code=code), str(source)]

@@ -4,6 +4,7 @@
 #include "check.h"
 #include "cpu/common.h"
 #include "cpu/warp.h"
+#include "flow_warp.h"
 #include "math/penalty.h"
 
 #include <torch/csrc/stable/library.h>
@@ -62,7 +63,7 @@ LEGATO_CLONES void penalize_row(A* __restrict__ sums,          // [width]
 
 // Sums side by side, in a vector register (or several, where the machine's are short).
 template <typename A>
-using Lanes __attribute__((vector_size(kBlock * sizeof(A)))) = A;
+using Lanes __attribute__((vector_size(kRun * sizeof(A)))) = A;
 
 // total, count = sum of values where valid, sum of valid
 template <typename A>
@@ -72,14 +73,14 @@ LEGATO_CLONES void sum_valid(A* __restrict__ total, A* __restrict__ count,
                              int64_t width) {
   Lanes<A> totals = {}, counts = {}, value, seen;
   int64_t i = 0;
-  for (; i + kBlock <= width; i += kBlock) {
+  for (; i + kRun <= width; i += kRun) {
     std::memcpy(&value, values + i, sizeof(value));
     std::memcpy(&seen, valid + i, sizeof(seen));
     totals += seen > A(0) ? value : Lanes<A>{};
     counts += seen;
   }
   *total = *count = 0;
-  for (int64_t k = 0; k < kBlock; ++k) {
+  for (int64_t k = 0; k < kRun; ++k) {
     *total += totals[k];
     *count += counts[k];
   }
@@ -138,7 +139,7 @@ Tensor differentiate(const Tensor& grad_error_in, const Tensor& warped_in, const
   const Sizes size(warped_in);
   const Tensor grad_error = contiguous(grad_error_in), warped = widened(warped_in), target = widened(target_in);
   const Tensor valid = widened(valid_in);
-  const Tensor result = new_empty(warped, size.shape(size.channels));
+  const Tensor result = new_empty(warped, size.planes(size.channels));
   std::vector<A> scales(size.batch);
   parallel_for(0, size.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -169,7 +170,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(Tensor image, Tensor target, Tensor f
                                            bool boundaries, int64_t penalty, double epsilon) {
   const Checker checker{kOp, image};
   const ScalarType dtype = image.scalar_type();
-  check_flow(checker, "image", image, flow, backward);
+  check_warp(checker, "image", image, flow, backward);
   checker.tensor("target", target, {image.size(0), image.size(1), image.size(2), image.size(3)}, "[B,C,H,W]", dtype);
   check_epsilon(epsilon);
   return dispatch(kOp, dtype, [&](auto type) {

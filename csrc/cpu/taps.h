@@ -1,8 +1,8 @@
 // Where the pixels of a row read an image that is warped, and the reading: float32 by AVX-512 where the machine has it,
 // sixteen pixels at a time, everything else by loops that the compiler vectorizes.
 //
-// Sixteen neighbors mostly read pixels that lie side by side in two rows or three: such a block loads those rows whole
-// and picks its pixels inside registers. A block that reads farther apart gathers, two neighbors in one load.
+// Sixteen neighbors mostly read pixels that lie side by side in two rows or three: such a run loads those rows whole
+// and picks its pixels inside registers. A run that reads farther apart gathers, two neighbors in one load.
 #pragma once
 
 #include "cpu/common.h"
@@ -23,9 +23,9 @@
 
 namespace legato {
 
-constexpr int64_t kBlock = 16;  // pixels
+constexpr int64_t kRun = 16;  // pixels
 
-// In arrays, so that every loop over them can be vectorized; padded to whole blocks with copies of the last pixel.
+// In arrays, so that every loop over them can be vectorized; padded to whole runs with copies of the last pixel.
 template <typename A>
 struct Row {
   int64_t width;
@@ -36,7 +36,7 @@ struct Row {
   explicit Row(int64_t width)
       : width(width), x(padded()), y(padded()), right(padded()), down(padded()), inside_x(width), inside_y(width) {}
 
-  int64_t padded() const { return (width + kBlock - 1) / kBlock * kBlock; }
+  int64_t padded() const { return (width + kRun - 1) / kRun * kRun; }
 };
 
 // Planes of one size, one behind the other.
@@ -135,12 +135,12 @@ LEGATO_CLONES void slope_plane(A* __restrict__ grad_x,       // [width]
 
 #ifdef LEGATO_AVX512
 
-struct BlockCorners {
+struct RunCorners {
   __m512 nw, ne, sw, se;
 };
 
 // Sixteen pixels of a row: how to read their corners from any plane. Near: all within 32 columns and a few rows.
-struct Block {
+struct Run {
   static constexpr int32_t kDepth = 5;  // rows of near pixels, the southern ones not counted
 
   __m512 right, down;
@@ -152,7 +152,7 @@ struct Block {
   __m512i west, east;           // near: columns of the neighbors
   __m256i north[2], south[2];   // far: offsets of the western neighbors
 
-  LEGATO_AVX512 LEGATO_INLINE Block(const Row<float>& taps, int64_t at, int32_t height, int32_t width)
+  LEGATO_AVX512 LEGATO_INLINE Run(const Row<float>& taps, int64_t at, int32_t height, int32_t width)
       : right(_mm512_loadu_ps(taps.right.data() + at)), down(_mm512_loadu_ps(taps.down.data() + at)) {
     const __m512i x = _mm512_loadu_si512(taps.x.data() + at), y = _mm512_loadu_si512(taps.y.data() + at);
     const __m512i one = _mm512_set1_epi32(1);
@@ -183,8 +183,8 @@ struct Block {
     }
   }
 
-  LEGATO_AVX512 LEGATO_INLINE BlockCorners read(const float* plane) const {
-    BlockCorners c;
+  LEGATO_AVX512 LEGATO_INLINE RunCorners read(const float* plane) const {
+    RunCorners c;
     if (rows == 0) {
       gather(c.nw, c.ne, plane, north);
       gather(c.sw, c.se, plane, south);
@@ -206,7 +206,7 @@ struct Block {
   }
 
   // What reaches row i has its northern neighbors there and its southern ones below.
-  LEGATO_AVX512 LEGATO_INLINE void descend(BlockCorners& c, const float* plane, int32_t i) const {
+  LEGATO_AVX512 LEGATO_INLINE void descend(RunCorners& c, const float* plane, int32_t i) const {
     __m512 west_pixels, east_pixels;
     pick(west_pixels, east_pixels, plane + offsets[i + 1]);
     c.nw = _mm512_mask_mov_ps(c.nw, reach[i], c.sw);
@@ -230,39 +230,39 @@ LEGATO_AVX512 LEGATO_INLINE __m512 mix(__m512 a, __m512 b, __m512 fraction) {
   return _mm512_fmadd_ps(fraction, _mm512_sub_ps(b, a), a);
 }
 
-LEGATO_AVX512 inline __mmask16 pixels_of_block(int64_t at, int64_t width) {
-  return width - at >= kBlock ? 0xFFFF : (1u << (width - at)) - 1;
+LEGATO_AVX512 inline __mmask16 pixels_of_run(int64_t at, int64_t width) {
+  return width - at >= kRun ? 0xFFFF : (1u << (width - at)) - 1;
 }
 
-LEGATO_AVX512 inline void sample_blocks(const Source<float>* sources, int64_t count, const Row<float>& taps,
-                                        int32_t height, int32_t width) {
-  for (int64_t at = 0; at < width; at += kBlock) {
-    const Block block(taps, at, height, width);
-    const __mmask16 mask = pixels_of_block(at, width);
+LEGATO_AVX512 inline void sample_runs(const Source<float>* sources, int64_t count, const Row<float>& taps,
+                                      int32_t height, int32_t width) {
+  for (int64_t at = 0; at < width; at += kRun) {
+    const Run run(taps, at, height, width);
+    const __mmask16 mask = pixels_of_run(at, width);
     for (const Source<float>* source = sources; source < sources + count; ++source) {
       const Planes<float>& planes = source->planes;
       for (int64_t i = 0; i < planes.count; ++i) {
-        const BlockCorners c = block.read(planes.data + i * planes.pixels());
-        const __m512 above = mix(c.nw, c.ne, block.right), below = mix(c.sw, c.se, block.right);
-        _mm512_mask_storeu_ps(source->out + i * source->step + at, mask, mix(above, below, block.down));
+        const RunCorners c = run.read(planes.data + i * planes.pixels());
+        const __m512 above = mix(c.nw, c.ne, run.right), below = mix(c.sw, c.se, run.right);
+        _mm512_mask_storeu_ps(source->out + i * source->step + at, mask, mix(above, below, run.down));
       }
     }
   }
 }
 
-LEGATO_AVX512 inline void slope_blocks(float* grad_x, float* grad_y, const float* grad, int64_t step,
-                                       const Planes<float>& planes, const Row<float>& taps) {
-  for (int64_t at = 0; at < planes.width; at += kBlock) {
-    const Block block(taps, at, planes.height, planes.width);
-    const __mmask16 mask = pixels_of_block(at, planes.width);
+LEGATO_AVX512 inline void slope_runs(float* grad_x, float* grad_y, const float* grad, int64_t step,
+                                     const Planes<float>& planes, const Row<float>& taps) {
+  for (int64_t at = 0; at < planes.width; at += kRun) {
+    const Run run(taps, at, planes.height, planes.width);
+    const __mmask16 mask = pixels_of_run(at, planes.width);
     __m512 sum_x = _mm512_setzero_ps(), sum_y = _mm512_setzero_ps();
     for (int64_t i = 0; i < planes.count; ++i) {
-      const BlockCorners c = block.read(planes.data + i * planes.pixels());
+      const RunCorners c = run.read(planes.data + i * planes.pixels());
       const __m512 g = _mm512_maskz_loadu_ps(mask, grad + i * step + at);
       const __m512 north = _mm512_sub_ps(c.ne, c.nw), south = _mm512_sub_ps(c.se, c.sw);
       const __m512 west = _mm512_sub_ps(c.sw, c.nw), east = _mm512_sub_ps(c.se, c.ne);
-      sum_x = _mm512_fmadd_ps(g, mix(north, south, block.down), sum_x);
-      sum_y = _mm512_fmadd_ps(g, mix(west, east, block.right), sum_y);
+      sum_x = _mm512_fmadd_ps(g, mix(north, south, run.down), sum_x);
+      sum_y = _mm512_fmadd_ps(g, mix(west, east, run.right), sum_y);
     }
     _mm512_mask_storeu_ps(grad_x + at, mask, sum_x);
     _mm512_mask_storeu_ps(grad_y + at, mask, sum_y);
@@ -271,7 +271,7 @@ LEGATO_AVX512 inline void slope_blocks(float* grad_x, float* grad_y, const float
 
 inline bool has_avx512(int32_t width) {
   static const bool has = __builtin_cpu_supports("x86-64-v4");
-  return has && width >= 2;  // far blocks load two columns
+  return has && width >= 2;  // far runs load two columns
 }
 
 #endif
@@ -282,7 +282,7 @@ void sample_row(const std::array<Source<A>, count>& sources, const Row<A>& taps)
   const int32_t height = sources[0].planes.height, width = sources[0].planes.width;
 #ifdef LEGATO_AVX512
   if constexpr (std::is_same_v<A, float>) {
-    if (has_avx512(width)) return sample_blocks(sources.data(), count, taps, height, width);
+    if (has_avx512(width)) return sample_runs(sources.data(), count, taps, height, width);
   }
 #endif
   for (const Source<A>& source : sources) {
@@ -300,7 +300,7 @@ void slope_row(A* grad_x, A* grad_y, const A* grad, int64_t step, const Planes<A
   bool done = false;
   if constexpr (std::is_same_v<A, float>) {
     done = has_avx512(planes.width);
-    if (done) slope_blocks(grad_x, grad_y, grad, step, planes, taps);
+    if (done) slope_runs(grad_x, grad_y, grad, step, planes, taps);
   }
   if (!done)
 #endif

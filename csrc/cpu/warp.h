@@ -4,48 +4,29 @@
 // double.
 #pragma once
 
-#include "check.h"
 #include "cpu/common.h"
 #include "cpu/taps.h"
+#include "flow_warp.h"
 #include "math/occlusion.h"
 
 #include <torch/csrc/stable/ops.h>
 
-#include <array>
-#include <limits>
 #include <optional>
 #include <vector>
 
 namespace legato {
 
-using Shape = std::array<int64_t, 4>;
+struct Sizes : WarpShape {
+  using WarpShape::WarpShape;
 
-struct Sizes {
-  int64_t batch, channels, height, width;
-
-  explicit Sizes(const Tensor& image)
-      : batch(image.size(0)), channels(image.size(1)), height(image.size(2)), width(image.size(3)) {}
-
-  int64_t pixels() const { return height * width; }
   int64_t rows() const { return width > 0 ? batch * height : 0; }
   int64_t rows_per_task() const { return legato::rows_per_task(width * (channels + 4)); }
-  Shape shape(int64_t planes) const { return {batch, planes, height, width}; }
 
   template <typename A>
-  Planes<A> planes(const A* data, int64_t sample, int64_t count) const {
+  Planes<A> planes_at(const A* data, int64_t sample, int64_t count) const {
     return {data + sample * count * pixels(), count, static_cast<int32_t>(height), static_cast<int32_t>(width)};
   }
 };
-
-inline void check_flow(const Checker& check, const char* argument, const Tensor& image, const Tensor& flow,
-                       const std::optional<Tensor>& backward = std::nullopt) {
-  check.shape(argument, image, {kAny, kAny, kAny, kAny}, "[B,C,H,W]");
-  STD_TORCH_CHECK(image.size(2) * image.size(3) <= std::numeric_limits<int32_t>::max(), check.op, ": ", argument,
-                  " has to have at most 2^31 - 1 pixels a plane");
-  const ScalarType precise = accumulator_dtype(image.scalar_type());
-  check.tensor("flow", flow, {image.size(0), 2, image.size(2), image.size(3)}, "[B,2,H,W]", precise);
-  check.tensor("backward", backward, {image.size(0), 2, image.size(2), image.size(3)}, "[B,2,H,W]", precise);
-}
 
 inline Tensor in_dtype(const Tensor& tensor, ScalarType dtype) {
   return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
@@ -97,8 +78,8 @@ struct Warp {
         image(widened(image_in)),
         flow(torch::stable::contiguous(flow_in)),
         boundaries(boundaries),
-        warped(torch::stable::new_empty(image, size.shape(size.channels))),
-        valid(torch::stable::new_empty(image, size.shape(1))) {
+        warped(torch::stable::new_empty(image, size.planes(size.channels))),
+        valid(torch::stable::new_empty(image, size.planes(1))) {
     if (backward_in) backward = torch::stable::contiguous(*backward_in);
   }
 
@@ -131,9 +112,10 @@ struct Warp {
               static_cast<int32_t>(size.width));
     A* trusted = valid_row(sample, row);
     mark_inside(trusted, taps);
-    const Source<A> pixels{size.planes(data<A>(image), sample, size.channels), warped_row(sample, row), size.pixels()};
+    const Source<A> pixels{size.planes_at(data<A>(image), sample, size.channels), warped_row(sample, row),
+                           size.pixels()};
     if (backward) {
-      const Source<A> vectors{size.planes(data<A>(*backward), sample, 2), returned, size.width};
+      const Source<A> vectors{size.planes_at(data<A>(*backward), sample, 2), returned, size.width};
       sample_row<A, 2>({pixels, vectors}, taps);
       hide_inconsistent(trusted, x, y, returned, returned + size.width, size.width);
     } else {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ BOTH = pytest.mark.parametrize("f", [flow_warp, flow_warp_reference])
 Warp = Callable[..., tuple[Tensor, Tensor]]
 
 
-def make(height: int = 9, width: int = 37, dtype: torch.dtype = torch.float32, batch: int = 2) -> dict[str, Tensor]:
+def make(height: int = 9, width: int = 37, dtype: torch.dtype = torch.float32, batch: int = 2) -> dict[str, Any]:
     """A smooth flow of some pixels, an opposite flow that is off here and there, and an image."""
     flow = F.interpolate(2 * torch.randn(batch, 2, 3, 3), (height, width), mode="bilinear", align_corners=True)
     backward = -flow + 0.7 * torch.randn(batch, 2, height, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ SHAPES = [(2, 3, 8, 8), (1, 4, 5, 9), (3, 1, 7, 2), (1, 2, 1, 6), (1, 2, 6, 1), 
 
 def make(
     shape: tuple[int, ...] = (2, 3, 6, 7), dtype: torch.dtype = torch.float32, size: float = 2.0
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     batch, _, height, width = shape
     return {
         "image": torch.randn(shape).to(dtype),

@@ -23,7 +23,7 @@ EACH_PENALTY = pytest.mark.parametrize("penalty", PENALTIES)
 
 def make(
     shape: tuple[int, ...] = (2, 3, 6, 19), dtype: torch.dtype = torch.float32, size: float = 1.5
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     batch, _, height, width = shape
     flow = size * torch.randn(batch, 2, height, width)
     return {

@@ -16,6 +16,8 @@ from legato.ops import flow_warp, flow_warp_reference
 from tests.ops.compare import assert_as_good, precise, to_double, with_gradients
 from tests.tolerances import COMPILED, EXACT, OP_GRADIENT, SAME_FORMULA
 
+pytestmark = pytest.mark.usefixtures("device")
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 BOTH = pytest.mark.parametrize("f", [flow_warp, flow_warp_reference])
 SHAPES = [(2, 3, 8, 8), (1, 4, 5, 9), (3, 1, 7, 2), (1, 2, 1, 6), (1, 2, 6, 1), (2, 2, 1, 1)]
@@ -277,9 +279,9 @@ def test_bytes_are_refused(f: Callable[..., tuple[Tensor, Tensor]]) -> None:
         f(values["image"].byte(), values["flow"])
 
 
-def test_devices_are_not_mixed() -> None:
+def test_devices_are_not_mixed(device: str) -> None:
     values = make()
-    with pytest.raises(ValueError, match="flow has to be on cpu, the device of the first argument; got meta"):
+    with pytest.raises(ValueError, match=f"flow has to be on {device}.*, the device of the first argument; got meta"):
         flow_warp(values["image"], values["flow"].to("meta"))
 
 

@@ -13,6 +13,8 @@ from legato.ops import flow_warp, photometric_error, photometric_error_reference
 from tests.ops.compare import assert_as_good, precise, to_double, with_gradients
 from tests.tolerances import COMPILED, EXACT, OP_GRADIENT, SAME_FORMULA
 
+pytestmark = pytest.mark.usefixtures("device")
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PENALTIES = ("l1", "l2", "charbonnier")
 LEAVES = ("image", "target", "flow")
@@ -260,7 +262,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "image": ({"image": torch.ones(3, 6, 7)}, ValueError, r"image has to be \[B,C,H,W\].*got \[3, 6, 7\]"),
     "target": ({"target": IMAGE[:, :1]}, ValueError, r"target has to be .* = \[2,3,6,19\]; got \[2, 1, 6, 19\]"),
     "target-dtype": ({"target": IMAGE.half()}, TypeError, "target has to be of dtype torch.float32; got torch.float16"),
-    "target-device": ({"target": IMAGE.to("meta")}, ValueError, "target has to be on cpu, .* got meta"),
+    "target-device": ({"target": IMAGE.to("meta")}, ValueError, "target has to be on .*, .* got meta"),
     "flow": ({"flow": torch.ones(2, 2, 6, 7)}, ValueError, r"flow has to be .* = \[2,2,6,19\]; got \[2, 2, 6, 7\]"),
     "backward": ({"backward": torch.ones(1, 2, 6, 19)}, ValueError, r"backward has to be .*got \[1, 2, 6, 19\]"),
     "bytes": ({"image": IMAGE.byte()}, TypeError, "image has to be floating point; got torch.uint8"),
@@ -271,8 +273,12 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @BOTH
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_arguments_are_named(case: str, f: Op) -> None:
+def test_wrong_arguments_are_named(case: str, f: Op, device: str) -> None:
     change, kind, message = WRONG[case]
+    change = {
+        name: value.to(device) if isinstance(value, Tensor) and not value.is_meta else value
+        for name, value in change.items()
+    }
     with pytest.raises(kind, match="photometric_error: " + message):
         f(**{**make(), **change})
 

@@ -55,11 +55,11 @@ STABLE_TORCH_LIBRARY(legato, m) {
 }
 
 #ifndef LEGATO_CUDA_HALF
-#define LEGATO_CUDA_HALF "not built"
+  #define LEGATO_CUDA_HALF "not built"
 #endif
 
-// `import legato._C` loads the library, which runs the registrations. `cuda_half` is what setup.py knew of the CUDA half:
-// "built for ...", or "not built: " and why.
+// `import legato._C` loads the library, which runs the registrations. `cuda_half` is what setup.py knew of the CUDA
+// half: "built for ...", or "not built: " and why.
 extern "C" PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};

@@ -59,14 +59,15 @@ def tensors(values: dict[str, Any]) -> dict[str, Tensor | None]:
 def check_accuracy(values: dict[str, Any], *, grad: Tensor | None = None, **options: Any) -> None:
     options["up"] = values["up"]
     given = tensors(values)
-    grad = torch.randn(modulated_conv2d_reference(**values).shape) if grad is None else grad
+    upstream = torch.randn(modulated_conv2d_reference(**values).shape) if grad is None else grad
 
     def run(f: Callable[..., Tensor], arguments: dict[str, Tensor | None]) -> list[Tensor]:
-        return with_gradients(partial(f, **options), arguments, ("x", "styles"), grad)
+        return with_gradients(partial(f, **options), arguments, ("x", "styles"), upstream)
 
     if values["x"].dtype.itemsize == 2:  # which side of the kink a rounded value falls on is chance
-        y = modulated_conv2d_reference(**to_double(given), **options)
-        grad = torch.where(y.abs() < 0.05 * root_mean_square(y), 0.0, grad)
+        precise_values: dict[str, Any] = {**to_double(given), **options}
+        y = modulated_conv2d_reference(**precise_values)
+        upstream = torch.where(y.abs() < 0.05 * root_mean_square(y), 0.0, upstream)
     exact = run(modulated_conv2d_reference, to_double(given))
     assert_as_good(run(modulated_conv2d, given), run(modulated_conv2d_reference, given), exact)
 

@@ -102,7 +102,9 @@ def test_large_styles_do_not_overflow_half_precision(demodulate: bool, f: Callab
 
 def test_unknown_dtypes_are_refused() -> None:
     values = make()
-    given = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors(values).items() if tensor is not None}
+    given: dict[str, Any] = {
+        name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors(values).items() if tensor is not None
+    }
     given["styles"], given["q"] = values["styles"], values["q"]
     with pytest.raises(TypeError, match=r"float32, bfloat16, float16 or float64; got torch\.float8_e4m3fn"):
         modulated_conv2d(**given)

@@ -91,3 +91,6 @@ FLOW_RETURN_PIXELS = 0.1  # there and back, 99 of 100 pixels: the way back is in
 CLIP_PSNR_DB = 36.0  # the bundled clip against its frames: H.264 with halved color
 CODEC_LEVELS = 6.0  # of 255, mean; 16 pixels of H.264 with halved color have hardly a flat area
 ATTRIBUTE_TEXT = Tolerance(rtol=1e-6, atol=1e-6)  # float32 written as decimal numbers
+
+# Perceptual networks, metrics and editing.
+FEATURE_ROUNDING = Tolerance(rtol=1e-4, atol=1e-4)  # ten float32 convolutions; oneDNN may choose another algorithm

@@ -1,15 +1,19 @@
 """Distances between images, each one number per image: [B, C, H, W] x [B, C, H, W] -> [B]. Images are in [-1, 1].
 
-None of them has weights. Sums over a batch keep the images independent of each other.
+None of them has weights; `perceptual_distance` compares what a network of `models.perceptual` gave. Sums over a batch
+keep the images independent of each other.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from legato.models.perceptual import Penalty
 
 PEAK = 2.0  # difference of white and black in [-1, 1]
 
@@ -58,6 +62,20 @@ def laplacian_bands(image: Tensor, levels: int = 4) -> list[Tensor]:
         bands.append(low - up)
         low = smaller
     return [*bands, low]
+
+
+def perceptual_distance(found: Sequence[Tensor], wanted: Sequence[Tensor], penalty: Penalty = "mse") -> Tensor:
+    """Sum over the maps, each [B, C, h, w], of the mean squared ("l1": absolute) difference: [B].
+
+    found, wanted: `features` of two batches of images; those of a target that stays are found once. The content term
+    of Johnson et al. 2016 (Perceptual Losses, eq. 2); which maps, and with which penalty, differs from paper to paper
+    (`models.perceptual.SLICES`). Raises ValueError where the maps are not of the same network.
+    """
+    if [x.shape[1:] for x in found] != [x.shape[1:] for x in wanted] or not found:
+        shapes = [[list(x.shape) for x in maps] for maps in (found, wanted)]
+        raise ValueError(f"maps of one network at one resolution are compared; got {shapes[0]} and {shapes[1]}")
+    distance = l1 if penalty == "l1" else mse
+    return torch.stack([distance(a, b) for a, b in zip(found, wanted, strict=True)]).sum(0)
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:

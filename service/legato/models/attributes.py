@@ -60,14 +60,20 @@ class AttributeNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(len(config.names)))
         self.register_buffer("deviation", torch.ones(len(config.names)))
 
-    def features(self, image: Tensor) -> Tensor:
-        """[B, features]."""
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """The output [B, C, h, w] of every convolution of the trunk, 64 to 8 pixels."""
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or image.shape[2] % SIZE:
             raise ValueError(f"image is [B, 3, R, R] with R a multiple of {SIZE}; got {list(image.shape)}")
         x = F.avg_pool2d(image, image.shape[2] // SIZE) if image.shape[2] > SIZE else image
+        maps: list[Tensor] = []
         for conv in self.convs:
             x = conv(x)
-        hidden: Tensor = self.hidden(self.reduce(x).flatten(1).float())
+            maps.append(x)
+        return maps
+
+    def features(self, image: Tensor) -> Tensor:
+        """[B, features]."""
+        hidden: Tensor = self.hidden(self.reduce(self.maps(image)[-1]).flatten(1).float())
         return hidden
 
     def standardized(self, image: Tensor) -> Tensor:

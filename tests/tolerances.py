@@ -94,3 +94,7 @@ ATTRIBUTE_TEXT = Tolerance(rtol=1e-6, atol=1e-6)  # float32 written as decimal n
 
 # Perceptual networks, metrics and editing.
 FEATURE_ROUNDING = Tolerance(rtol=1e-4, atol=1e-4)  # ten float32 convolutions; oneDNN may choose another algorithm
+DIRECTION_ROUNDING = Tolerance(rtol=1e-4, atol=1e-4)  # eigenvectors and their values by another way, float32 data
+OPTIMALITY = Tolerance(rtol=0.0, atol=2e-3)  # a gradient at the minimum; its length is searched on a grid of 0.0025
+SAMPLED_DEVIATION = 0.1  # relative; of a deviation over some thousand samples, against the same of others
+FADED_SUM = 1e-3  # relative; a geometric series of 60 terms against its limit

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from legato.errors import InvalidEdit, ModelFileError
 from legato.models.files import read_tensors, resolve, write_tensors
+from legato.models.generator import Generator
 from legato.types import DirectionInfo, Edit
 
 KIND = "directions"
@@ -79,6 +80,40 @@ class Directions:
         if name not in self._vectors:
             known = ", ".join(self._vectors) or "none"
             raise InvalidEdit(f"no direction is named {name!r}; this model has: {known}")
+
+
+def unmeasured(
+    vectors: Mapping[str, Tensor],
+    descriptions: Mapping[str, str],
+    generator: Generator,
+    *,
+    layers: Sequence[int] | None = None,
+) -> Directions:
+    """Directions [L, D] of vectors [D], the same on every layer, or [L, D]; 0 on layers other than `layers`.
+
+    For methods that find directions without labels: nothing is known of an attribute, so response and leakage are 0.
+    Raises ValueError where a vector or a layer does not fit the generator.
+    """
+    count, dim = generator.num_layers, generator.config.w_dim
+    mask = layer_mask(count, layers)
+    found = {}
+    for name, vector in vectors.items():
+        if tuple(vector.shape) not in ((dim,), (count, dim)):
+            raise ValueError(f"{name!r} is [{dim}] or [{count}, {dim}]; got {list(vector.shape)}")
+        found[name] = vector.expand(count, dim) * mask.to(vector)
+    infos = {name: DirectionInfo(name, descriptions[name], response=0.0, leakage=0.0) for name in found}
+    return Directions(found, infos, generator_digest=generator.digest)
+
+
+def layer_mask(count: int, layers: Sequence[int] | None) -> Tensor:
+    """[count, 1] of 1 at `layers`, else 0; None is all. Raises ValueError on a layer that is not there or on none."""
+    if layers is None:
+        return torch.ones(count, 1)
+    if not layers or not set(layers) <= set(range(count)):
+        raise ValueError(f"layers are among 0 ... {count - 1}, at least one; got {list(layers)}")
+    mask = torch.zeros(count, 1)
+    mask[list(layers)] = 1.0
+    return mask
 
 
 def save_directions(directions: Directions, path: str | Path, *, provenance: Mapping[str, Any]) -> None:

@@ -98,3 +98,5 @@ DIRECTION_ROUNDING = Tolerance(rtol=1e-4, atol=1e-4)  # eigenvectors and their v
 OPTIMALITY = Tolerance(rtol=0.0, atol=2e-3)  # a gradient at the minimum; its length is searched on a grid of 0.0025
 SAMPLED_DEVIATION = 0.1  # relative; of a deviation over some thousand samples, against the same of others
 FADED_SUM = 1e-3  # relative; a geometric series of 60 terms against its limit
+METRIC_ROUNDING = Tolerance(rtol=1e-6, atol=1e-6)  # float64 moments as differences of two, not as centered sums
+ATTRIBUTE_CHANGE = Tolerance(rtol=0.0, atol=1e-4)  # deviations; a factor bisected 30 times in float32

@@ -13,10 +13,10 @@ from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.files import load_encoder, load_generator
 from legato.models.generator import Generator, GeneratorConfig
 from legato.synthetic.dataset import Heads, read_shards, to_uint8
-from legato.synthetic.factors import ATTRIBUTES, Z_DIM, attributes_of, sample_z
+from legato.synthetic.factors import ATTRIBUTES, Z_DIM, attributes_of, sample_z, standard_deviations
 from legato.synthetic.renderer import Renderer
 from legato.train.attributes import explained, train_attributes
-from legato.train.directions import HIGH, LOW, fit_direction, measure, render_pairs, set_length, standard_deviations
+from legato.train.directions import HIGH, LOW, fit_direction, measure, render_pairs, set_length
 from legato.train.finish import FinishOptions, attribute_networks, finish
 from legato.train.mapping import encode_all, fit_mapping
 from tests.tolerances import LENGTH

@@ -134,6 +134,12 @@ def attributes_of(z: Tensor) -> Tensor:
     return torch.stack([f[name][:, 0] if name in f else u[name] for name in ATTRIBUTES], 1)
 
 
+def standard_deviations(count: int = 4096) -> dict[str, float]:
+    """Of every attribute, over the first `count` training heads."""
+    values = attributes_of(sample_z(range(count), "train")).std(0)
+    return dict(zip(ATTRIBUTES, values.tolist(), strict=True))
+
+
 def with_motion(z: Tensor, motion: Tensor) -> Tensor:
     """z [B, 64] with its motion slice replaced by motion [B, 9] (Gaussian units, `MOTION` order)."""
     z = z.clone()

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from legato.evaluation.editability import Response, attribute_response
 from legato.models.attributes import AttributeNetwork
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
 from legato.synthetic.dataset import from_uint8, to_uint8
-from legato.synthetic.factors import ATTRIBUTES, IDENTITY, MOTION, attributes_of, sample_z
+from legato.synthetic.factors import ATTRIBUTES, IDENTITY, MOTION, sample_z, standard_deviations
 from legato.synthetic.renderer import Renderer
 from legato.train.reconstruction import weighted_reconstruction
 
@@ -102,15 +103,6 @@ def fit_direction(
     return direction.detach()
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a direction does at strength 2, in standard deviations: to its attribute, and to the others on average."""
-
-    response: float
-    leakage: float
-    others: dict[str, float]
-
-
 @torch.no_grad()
 def read_heads(generator: Generator, network: AttributeNetwork, codes: Tensor) -> Tensor:
     """What the network reads from the heads of codes [N, L, D]: [N, A], in standard deviations."""
@@ -127,19 +119,15 @@ def measure(
     strength: float = 2.0,
     before: Tensor | None = None,
 ) -> Response:
-    """Moves every head towards the other side of the median (codes [N, L, D]), and reads what changed.
+    """Moves every head towards the other side of the median (codes [N, L, D]): the response at `strength`.
 
     `before` is `read_heads` of the codes as they are, for who measures many directions on the same heads.
-    `leakage` is the mean over heads and other attributes of the absolute change: it counts what the network
-    misreads, too.
     """
     column = ATTRIBUTES.index(attribute)
     before = read_heads(generator, network, codes) if before is None else before
     sign = torch.where(before[:, column] < before[:, column].median(), 1.0, -1.0)
     moved = codes + strength * sign[:, None, None] * direction
-    change = (read_heads(generator, network, moved) - before) * sign[:, None]
-    others = {name: float(change[:, i].abs().mean()) for i, name in enumerate(ATTRIBUTES) if i != column}
-    return Response(float(change[:, column].mean()), sum(others.values()) / len(others), others)
+    return attribute_response(before, read_heads(generator, network, moved), ATTRIBUTES, attribute, sign)
 
 
 def set_length(
@@ -173,12 +161,6 @@ def set_length(
         middle = (low * high) ** 0.5
         low, high = (middle, high) if at(middle).response < wanted else (low, middle)
     return direction * high
-
-
-def standard_deviations(count: int = 4096) -> dict[str, float]:
-    """Of every attribute, over the renderer's population."""
-    values = attributes_of(sample_z(range(count), "train")).std(0)
-    return dict(zip(ATTRIBUTES, values.tolist(), strict=True))
 
 
 def all_pairs(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from legato.editing.directions import Directions, save_directions
+from legato.evaluation.editability import Response
 from legato.evaluation.heads import fidelity, sample, sample_distance
 from legato.models.attributes import AttributeNetwork, load_attributes, save_attributes
 from legato.models.encoder import Encoder
@@ -18,7 +19,7 @@ from legato.synthetic.dataset import Heads
 from legato.synthetic.renderer import Renderer
 from legato.train.attributes import explained, train_attributes
 from legato.train.card import DESCRIPTIONS, write_card
-from legato.train.directions import Response, all_pairs, fit_direction, measure, read_heads, set_length
+from legato.train.directions import all_pairs, fit_direction, measure, read_heads, set_length
 from legato.train.mapping import encode_all, fit_mapping
 from legato.train.state import write_grid
 from legato.types import DirectionInfo

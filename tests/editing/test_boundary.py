@@ -135,4 +135,5 @@ def test_directions_are_one_sigma_long() -> None:
     moved = directions.edit(torch.zeros(1, 6, 10), [[Edit("smile", 1.0)]])[0]
     torch.testing.assert_close(moved[0], found.deviation * found.normal, **GENERATOR_ROUNDING)
     assert moved[2:].abs().max() == 0
+    assert found.provenance["accuracy"] == found.accuracy
     assert "held-out accuracy" in directions.info("smile").description

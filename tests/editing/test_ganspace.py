@@ -67,6 +67,8 @@ def test_directions_of_a_generator_are_in_sigmas() -> None:
     _, vectors = exact(w, 3)
     assert ((found.vectors.double() * vectors).sum(1).abs() > 0.99).all()
     assert (found.deviations.diff() <= 0).all()
+    assert found.provenance["samples"] == 5000
+    assert found.provenance["sigmas"] == found.deviations.tolist()
     directions = found.directions(generator, layers=[1])
     moved = directions.edit(torch.zeros(1, 6, 10), [[Edit("ganspace_1", -3.0)]])[0]
     torch.testing.assert_close(moved[1], -3 * found.deviations[1] * found.vectors[1], **GENERATOR_ROUNDING)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from legato.editing.directions import load_directions, save_directions
 from legato.editing.sefa import sefa, style_weights
 from legato.models import Generator
+from legato.models.files import read_header
 from legato.types import Edit
 from tests.models.golden import golden_generator
 from tests.tolerances import GENERATOR_ROUNDING, SAMPLED_DEVIATION
@@ -56,6 +60,18 @@ def test_last_layer_is_the_last_to_rgb() -> None:
     convs = [generator.synthesis.block(r).layers[:-1] for r in (4, 8, 16)]
     rows = sum(layer.affine.weight.shape[0] for block in convs for layer in block)
     assert style_weights(generator).shape == (rows + generator.synthesis.block(16).torgb.affine.weight.shape[0], DIM)
+
+
+def test_directions_are_saved_with_where_they_come_from(tmp_path: Path) -> None:
+    generator = golden_generator()
+    generator.digest = "ab" * 32
+    found = sefa(generator, layers=[3, 4], count=2)
+    save_directions(found.directions(generator), tmp_path / "directions.safetensors", provenance=found.provenance)
+    loaded = load_directions(tmp_path, generator_digest=generator.digest)
+    assert torch.equal(loaded.vector("sefa_1"), found.directions(generator).vector("sefa_1"))
+    recipe = read_header(tmp_path / "directions.safetensors").recipe
+    assert recipe["method"] == "sefa"
+    assert recipe["layers"] == [3, 4]
 
 
 def test_directions_move_their_layers_one_sigma() -> None:

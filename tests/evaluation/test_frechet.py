@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from legato.evaluation.frechet import frechet_distance
+from legato.evaluation.frechet import feature_distance, frechet_distance
 from tests.tolerances import CORRELATED, FRECHET
 
 
@@ -39,3 +39,13 @@ def test_order_of_samples_and_of_sets_does_not_matter() -> None:
 def test_sets_that_cannot_be_compared(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="two sets"):
         frechet_distance(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def test_distance_of_images_is_that_of_their_features() -> None:
+    a, b = torch.rand(40, 3, 8, 8) * 2 - 1, torch.rand(33, 3, 8, 8) * 3 - 1  # some of b is too bright to be shown
+
+    def means(image: torch.Tensor) -> torch.Tensor:
+        return image.mean((2, 3))
+
+    expected = frechet_distance(means(a), means(b.clamp(-1, 1)))
+    assert feature_distance(means, a, b) == pytest.approx(expected, abs=FRECHET)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ class Boundary:
     deviation: float  # of the distances of the codes that it was fitted on: one sigma along the normal
     accuracy: float  # on the codes held back from the fit, 0..1
     samples: int  # fitted on
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """For `save_directions`."""
+        return {"method": "boundary", "samples": self.samples, "accuracy": self.accuracy, "sigma": self.deviation}
 
     def distance(self, codes: Tensor) -> Tensor:
         """Signed distance [N] of codes [N, *S] from the hyperplane."""

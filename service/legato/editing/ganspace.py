@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,13 @@ class PrincipalDirections:
     vectors: Tensor  # [K, D], unit length, strongest first
     deviations: Tensor  # [K]: of fresh samples along each, one sigma
     samples: int  # that the components were found on
+    seed: int
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """For `save_directions`."""
+        sigmas = [float(s) for s in self.deviations]
+        return {"method": "ganspace", "samples": self.samples, "seed": self.seed, "sigmas": sigmas}
 
     def directions(
         self, generator: Generator, *, layers: Sequence[int] | None = None, prefix: str = "ganspace"
@@ -107,6 +115,5 @@ def ganspace(
         pca.add(batch.cpu())
         on_batch(pca.seen)
     vectors = pca.vectors.float()
-    return PrincipalDirections(
-        pca.mean.float(), vectors, deviations_along(generator, vectors, count=fresh, seed=seed + 1).cpu(), pca.seen
-    )
+    deviations = deviations_along(generator, vectors, count=fresh, seed=seed + 1).cpu()
+    return PrincipalDirections(pca.mean.float(), vectors, deviations, pca.seen, seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ class Factorization:
     vectors: Tensor  # [K, D], unit length, the strongest first; the largest entry of each is positive
     values: Tensor  # [K]: sum of squares of what a unit step changes in the normalized affines
     layers: tuple[int, ...]  # of W+, whose affines were factorized and which an edit moves
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """For `save_directions`."""
+        return {"method": "sefa", "layers": list(self.layers), "eigenvalues": [float(v) for v in self.values]}
 
     def directions(self, generator: Generator, *, prefix: str = "sefa") -> Directions:
         """Named PREFIX_0, PREFIX_1, ...; strength 1 is one standard deviation of the population's w along the vector.

@@ -2,8 +2,8 @@
 
 Images are [B, 3, R, R] in [-1, 1]; a clip's frames are a batch in order. Beside these: `losses.psnr` (dB) and
 `losses.mse`, which published tables give on [0, 1], a quarter of it on [-1, 1]; `losses.perceptual_distance` of
-`models.perceptual.load_lpips` is LPIPS; `frechet.frechet_distance` of a named network's features is FID with that
-network. NIQE is not here: no light and maintained package offers it.
+`models.perceptual.load_lpips` is LPIPS; `frechet.feature_distance` with a named network is FID with that network. NIQE
+is not here: no light and maintained package offers it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from legato.inversion import Correction, FreeLatents, Objective, Schedule, Term, solve
+from legato.inversion import Code, Correction, FreeLatents, FreeTerm, Objective, Schedule, Term, solve
 from legato.inversion.objective import pixel
 from legato.losses import mse
 from tests.tolerances import ADAM_ROUNDING, EXACT
@@ -116,3 +116,90 @@ def test_works_under_no_grad_on_tensors_of_inference_mode() -> None:
             Correction(base, torch.zeros_like(problem.start)), problem.objective(), Schedule(2, 0.1), problem.synthesize
         )
     assert not torch.equal(found.latents, base)
+
+
+def test_the_rate_rises_first_and_may_fall_along_a_cosine() -> None:
+    rising = Schedule(8, 0.4, warmup=0.5)
+    assert [rising.rate(step) for step in range(8)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4])
+    round_ = Schedule(8, 0.4, cooldown=0.5, fall="cosine")
+    assert [round_.rate(step) for step in (3, 4, 6)] == pytest.approx([0.4, 0.4, 0.2])
+
+
+def test_each_free_tensor_may_have_its_own_rate() -> None:
+    problem = Problem(2)
+    still = solve(
+        SharedSteps(problem.start), problem.objective(), Schedule(3, 0.1, gains=(1.0, 0.0)), problem.synthesize
+    )
+    assert not torch.equal(still.free[0], problem.start)
+    assert not still.free[1].any()
+    with pytest.raises(ValueError, match="one gain for each of the 1 free"):
+        solve(FreeLatents(problem.start), problem.objective(), Schedule(1, 0.1, gains=(1.0, 0.0)), problem.synthesize)
+
+
+class SharedSteps(Code):
+    """w = a + s: of each image, and one for all."""
+
+    def __init__(self, initial: Tensor) -> None:
+        self.initial = initial
+
+    @property
+    def start(self) -> tuple[Tensor, ...]:
+        return self.initial, torch.zeros(1, LAYERS, DIM)
+
+    def latents(self, *free: Tensor) -> Tensor:
+        return free[0] + free[1]
+
+
+def test_the_best_is_kept_row_by_row() -> None:
+    problem = Problem(3)
+    problem.target[1] = float("nan")
+    schedule = Schedule(5, 1.0, keep_best=True)  # far too fast: totals go up and down
+    found = solve(FreeLatents(problem.start), problem.objective(), schedule, problem.synthesize)
+    total, _ = problem.objective()(problem.synthesize(found.latents), found.latents)
+    last = solve(FreeLatents(problem.start), problem.objective(), Schedule(5, 1.0), problem.synthesize)
+    final, _ = problem.objective()(problem.synthesize(last.latents), last.latents)
+    for row in (0, 2):
+        seen = torch.cat([found.totals[:, row], final[row : row + 1]])
+        torch.testing.assert_close(total[row], seen.min(), **ADAM_ROUNDING)
+        assert seen.min() < seen[-1]
+    assert torch.equal(found.latents[1], problem.start[1])
+    assert found.passes == 3 * (2 * 5 + 1)
+    assert last.passes == 3 * 2 * 5
+
+
+def test_rows_that_share_a_tensor_are_judged_together() -> None:
+    problem = Problem(2)
+    found = solve(
+        SharedSteps(problem.start), problem.objective(), Schedule(30, 1.0, keep_best=True), problem.synthesize
+    )
+    total, _ = problem.objective()(problem.synthesize(found.latents), found.latents)
+    assert float(total.sum()) <= float(found.totals.sum(1).min()) + ADAM_ROUNDING["atol"]
+    torch.testing.assert_close(found.latents, found.free[0] + found.free[1], **EXACT)
+
+
+def test_it_stops_when_no_row_becomes_better() -> None:
+    problem = Problem(2)
+    problem.start[0] = 0.0
+    problem.target[0] = 0.0  # a row that is where it should be, and stays
+    stalled = solve(
+        FreeLatents(problem.start[:1]),
+        problem.objective(slice(0, 1)),
+        Schedule(50, 0.1, patience=4),
+        problem.synthesize,
+    )
+    assert stalled.steps == 5  # the first total beats none
+    assert stalled.totals.shape == (5, 1)
+    both = solve(FreeLatents(problem.start), problem.objective(), Schedule(50, 0.02, patience=4), problem.synthesize)
+    assert both.steps > 5
+
+
+def test_totals_are_the_weighted_sums_of_the_terms() -> None:
+    problem = Problem(2)
+    norm = FreeTerm("norm", 0.5, lambda w: w.square().mean((1, 2)))
+    objective = Objective(problem.objective().terms, (norm,))
+    found = solve(FreeLatents(problem.start), objective, Schedule(3, 0.1), problem.synthesize)
+    weighted = found.losses["square"] + 0.3 * found.losses["pixel"] + 0.5 * found.losses["norm"]
+    torch.testing.assert_close(found.totals, weighted, **ADAM_ROUNDING)
+    torch.testing.assert_close(found.losses["norm"][0], problem.start.square().mean((1, 2)), **EXACT)
+    plain = solve(FreeLatents(problem.start), problem.objective(), Schedule(3, 0.1), problem.synthesize)
+    assert found.latents.norm() < plain.latents.norm()

@@ -1,19 +1,24 @@
 """Inversion: what is free (`code`), what is minimized (`objective`), how (`solve`); one method a file."""
 
 from legato.inversion.code import Code, Correction, FreeLatents
-from legato.inversion.objective import Objective, Term
-from legato.inversion.solve import Inversion, Moments, Schedule, solve
+from legato.inversion.objective import Features, FreeTerm, Objective, Term
+from legato.inversion.solve import Inversion, Schedule, solve
+from legato.inversion.state import Checkpoint, Moments, SolveState
 from legato.inversion.streaming import Tracker, TrackerOptions, TrackerState
 from legato.inversion.w_plus import w_plus
 
 __all__ = [
+    "Checkpoint",
     "Code",
     "Correction",
+    "Features",
     "FreeLatents",
+    "FreeTerm",
     "Inversion",
     "Moments",
     "Objective",
     "Schedule",
+    "SolveState",
     "Term",
     "Tracker",
     "TrackerOptions",

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+Synthesize = Callable[[Tensor], Tensor]  # latents [B, L, D] -> images [B, 3, R, R] in [-1, 1], differentiable
+
 
 class Code(Protocol):
-    """Free tensors and the map from them to W+ latents."""
+    """Free tensors and the map from them to W+ latents.
+
+    A row is what is solved for itself: an image, or a clip whose images share something. The free tensor with the
+    fewest rows in its first axis sets their number; the first axis of the others, and the images, are multiples of it,
+    row by row.
+    """
 
     @property
     def start(self) -> tuple[Tensor, ...]:
-        """Where each free tensor begins; the first axis of each is that of its rows (images, or 1 if shared)."""
+        """Where each free tensor begins."""
         ...
 
     def latents(self, *free: Tensor) -> Tensor:
         """The latents [B, L, D] of the free tensors, differentiable."""
         ...
 
+    def draw(self, synthesize: Synthesize, free: tuple[Tensor, ...], step: int | None) -> tuple[Tensor, Tensor]:
+        """(images [B, 3, R, R], their latents [B, L, D]), differentiable.
+
+        `step` counts from 0 while the solve goes on, for what changes with it (drawn from `step` alone, so that a
+        solve can be taken up again); None where the result is measured.
+        """
+        latents = self.latents(*free)
+        return synthesize(latents), latents
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FreeLatents:
+class FreeLatents(Code):
     """W+ itself is free (Abdal et al. 2019, Image2StyleGAN): w."""
 
     initial: Tensor  # [B, L, D]
@@ -37,7 +54,7 @@ class FreeLatents:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Correction:
+class Correction(Code):
     """A correction to known codes is free: w = base + c."""
 
     base: Tensor  # [B, L, D]

@@ -17,9 +17,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from legato.inversion.code import Correction
+from legato.inversion.code import Correction, Synthesize
 from legato.inversion.objective import Objective, flow_consistency, pixel, prior, pyramid
-from legato.inversion.solve import Moments, Schedule, Synthesize, solve
+from legato.inversion.solve import Schedule, solve
+from legato.inversion.state import Moments
 
 
 @dataclass(frozen=True, slots=True)

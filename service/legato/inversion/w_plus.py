@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from legato.inversion.code import FreeLatents
+from legato.inversion.code import FreeLatents, Synthesize
 from legato.inversion.objective import Objective, pixel, pyramid
-from legato.inversion.solve import Inversion, Schedule, Synthesize, solve
+from legato.inversion.solve import Inversion, Schedule, solve
 
 
 def w_plus(

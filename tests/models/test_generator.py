@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from legato.models import Generator, GeneratorConfig
 from legato.models.generator import SynthesisLayer
 from tests.models.golden import IMAGES, golden_generator, golden_z
-from tests.tolerances import BFLOAT16_IMAGE, GENERATOR_ROUNDING, PUBLISHED_IMAGE
+from tests.tolerances import BFLOAT16_IMAGE, DOUBLE_GRADIENT, GENERATOR_ROUNDING, PUBLISHED_IMAGE
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 
@@ -223,3 +223,40 @@ def test_wrong_sizes_are_told() -> None:
         GeneratorConfig(48)
     with pytest.raises(ValueError, match="channel_base is at least the resolution"):
         GeneratorConfig(128, channel_base=64)
+
+
+def test_noise_may_be_given_as_maps() -> None:
+    generator = ready()
+    latents = torch.randn(2, generator.num_layers, generator.config.w_dim)
+    convolutions = [module for module in generator.modules() if isinstance(module, SynthesisLayer)]
+    maps = [layer.noise_const[None, None] for layer in convolutions]
+    assert torch.equal(generator(latents, maps), generator(latents))
+    styles = generator.styles(latents)
+    halves = generator.tail(generator.head(styles, 8, maps), styles, 8, maps)
+    assert torch.equal(halves, generator(latents))
+    doubled = [*maps[:-1], 2 * maps[-1]]
+    assert not torch.equal(generator(latents, doubled), generator(latents))
+    with pytest.raises(ValueError, match="noise is given as 7 maps"):
+        generator(latents, maps[1:])
+
+
+def test_maps_of_noise_have_gradients() -> None:
+    generator = ready().double()
+    latents = torch.randn(1, generator.num_layers, generator.config.w_dim, dtype=torch.float64)
+    convolutions = [module for module in generator.modules() if isinstance(module, SynthesisLayer)]
+    maps = [layer.noise_const[None, None].clone().requires_grad_() for layer in convolutions]
+    styles = generator.styles(latents)
+    probe = torch.randn_like(generator.head(styles, 32).x)  # the image itself is summed in float32
+
+    def along(maps: list[Tensor]) -> Tensor:
+        return (generator.head(styles, 32, maps).x * probe).sum()
+
+    gradients = torch.autograd.grad(along(maps), maps)
+    direction = [torch.randn_like(noise) for noise in maps]
+    step = 1e-6
+    with torch.no_grad():
+        ahead, behind = (
+            along([noise + sign * step * d for noise, d in zip(maps, direction, strict=True)]) for sign in (1, -1)
+        )
+    expected = torch.stack([(g * d).sum() for g, d in zip(gradients, direction, strict=True)]).sum()
+    torch.testing.assert_close((ahead - behind) / (2 * step), expected, **DOUBLE_GRADIENT)

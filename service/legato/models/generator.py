@@ -8,6 +8,7 @@ L = 2 log2(R) - 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from legato.models.affines import StyleAffines
-from legato.models.layers import LRELU_GAIN, LRELU_SLOPE, Equalized, EqualLinear, normalize_second_moment
+from legato.models.layers import LRELU_GAIN, LRELU_SLOPE, Equalized, EqualLinear
+from legato.models.mapping import Mapping
 from legato.ops import modulated_conv2d, modulated_conv2d_reference, to_rgb, to_rgb_reference
 
-Noise = Literal["fixed", "random", "none"]
+# The maps [1 or B, 1, r, r] of all 3x3 convolutions in their order, before their strengths, may be given instead.
+Noise = Literal["fixed", "random", "none"] | Sequence[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +63,6 @@ class Features(NamedTuple):
     rgb: Tensor  # [B, 3, r, r], float32, contiguous planes
 
 
-class Mapping(nn.Module):
-    """z [B, Z] -> w [B, D] (Karras et al. 2019): normalized, then dense layers with a small learning rate."""
-
-    w_avg: Tensor
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.depth = config.mapping_layers
-        for i in range(self.depth):
-            size = config.z_dim if i == 0 else config.w_dim
-            layer = EqualLinear(size, config.w_dim, lr_multiplier=config.mapping_lr_multiplier, activate=True)
-            self.add_module(f"fc{i}", layer)
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = normalize_second_moment(z.float())
-        for i in range(self.depth):
-            x = self.get_submodule(f"fc{i}")(x)
-        return x
-
-
 class SynthesisLayer(Equalized):
     """Modulated 3x3 convolution with noise, bias and leaky ReLU; up = 2 doubles the resolution."""
 
@@ -97,8 +79,8 @@ class SynthesisLayer(Equalized):
         self.up = up
         self.clamp = clamp
 
-    def forward(self, x: Tensor, styles: Tensor, noise: Noise) -> Tensor:
-        if self.live:
+    def forward(self, x: Tensor, styles: Tensor, noise: str | Tensor) -> Tensor:
+        if self.live or (isinstance(noise, Tensor) and noise.requires_grad):  # the fused op has no gradient to it
             conv, (weight, q, bias) = modulated_conv2d_reference, self._constants(x.dtype)
         else:
             conv = modulated_conv2d
@@ -120,7 +102,9 @@ class SynthesisLayer(Equalized):
         q = self.weight.square().sum(dim=(2, 3))  # [O, I], like the styles in full precision whatever the compute dtype
         return self.weight.to(dtype, memory_format=torch.channels_last), q, self.bias.to(dtype)
 
-    def _noise(self, x: Tensor, noise: Noise) -> Tensor | None:
+    def _noise(self, x: Tensor, noise: str | Tensor) -> Tensor | None:
+        if isinstance(noise, Tensor):
+            return (noise * self.noise_strength).to(x.dtype)
         if noise == "none":
             return None
         if noise == "random":
@@ -179,14 +163,16 @@ class SynthesisBlock(nn.Module):
     def layers(self) -> list[SynthesisLayer | ToRGB]:
         return [self.conv1, self.torgb] if self.first else [self.conv0, self.conv1, self.torgb]
 
-    def forward(self, before: Features | None, styles: list[Tensor], noise: Noise, dtype: torch.dtype) -> Features:
-        """styles: this block's, in the order of `layers`."""
+    def forward(
+        self, before: Features | None, styles: list[Tensor], noise: Sequence[str | Tensor], dtype: torch.dtype
+    ) -> Features:
+        """styles: this block's, in the order of `layers`; noise: of its one or two convolutions."""
         if before is None:
             x = self.const.to(dtype).expand(styles[0].shape[0], -1, -1, -1)
             x = x.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(before.x, styles[0], noise)
-        x = self.conv1(x, styles[-2], noise)
+            x = self.conv0(before.x, styles[0], noise[0])
+        x = self.conv1(x, styles[-2], noise[-1])
         return Features(x, self.torgb(x, styles[-1], None if before is None else before.rgb))
 
 
@@ -236,7 +222,7 @@ class Generator(nn.Module):
         self.config = config
         self.autocast_dtype = autocast_dtype
         self.digest = ""  # sha256 of the weights, hex; set when loaded from a file
-        self.mapping = Mapping(config)
+        self.mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_lr_multiplier)
         self.synthesis = Synthesis(config)
         self._affines = self.synthesis.affines()
 
@@ -283,10 +269,13 @@ class Generator(nn.Module):
         resolutions = self.synthesis.resolutions
         if last not in resolutions:
             raise ValueError(f"a block of this generator is one of {list(resolutions)} pixels; got {last}")
+        maps = [noise] * (self.num_layers - 1) if isinstance(noise, str) else noise
+        if len(maps) != self.num_layers - 1:
+            raise ValueError(f"noise is given as {self.num_layers - 1} maps, one a convolution; got {len(maps)}")
         dtype = self.autocast_dtype or self.synthesis.block(4).const.dtype
-        for r in resolutions:
+        for k, r in enumerate(resolutions):
             if first <= r <= last:
                 block = self.synthesis.block(r)
-                features = block(features, styles[self.synthesis.span(r)], noise, dtype)
+                features = block(features, styles[self.synthesis.span(r)], maps[max(2 * k - 1, 0) : 2 * k + 1], dtype)
         assert features is not None
         return features

@@ -100,3 +100,5 @@ SAMPLED_DEVIATION = 0.1  # relative; of a deviation over some thousand samples, 
 FADED_SUM = 1e-3  # relative; a geometric series of 60 terms against its limit
 METRIC_ROUNDING = Tolerance(rtol=1e-6, atol=1e-6)  # float64 moments as differences of two, not as centered sums
 ATTRIBUTE_CHANGE = Tolerance(rtol=0.0, atol=1e-4)  # deviations; a factor bisected 30 times in float32
+# Methods of inversion.
+DOMAIN_GRADIENT = Tolerance(rtol=0.05, atol=1e-4)  # central differences of step 1e-3 in float32 through kinks

@@ -1,6 +1,7 @@
 """Inversion: what is free (`code`), what is minimized (`objective`), how (`solve`); one method a file."""
 
 from legato.inversion.code import Code, Correction, FreeLatents
+from legato.inversion.in_domain import InDomainOptions, in_domain
 from legato.inversion.objective import Features, FreeTerm, Objective, Term
 from legato.inversion.solve import Inversion, Schedule, solve
 from legato.inversion.state import Checkpoint, Moments, SolveState
@@ -14,6 +15,7 @@ __all__ = [
     "Features",
     "FreeLatents",
     "FreeTerm",
+    "InDomainOptions",
     "Inversion",
     "Moments",
     "Objective",
@@ -23,6 +25,7 @@ __all__ = [
     "Tracker",
     "TrackerOptions",
     "TrackerState",
+    "in_domain",
     "solve",
     "w_plus",
 ]

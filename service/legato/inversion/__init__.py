@@ -1,6 +1,7 @@
 """Inversion: what is free (`code`), what is minimized (`objective`), how (`solve`); one method a file."""
 
 from legato.inversion.code import Code, Correction, FreeLatents
+from legato.inversion.consecutive import ClipInversion, ConsecutiveInversion, ConsecutiveOptions, consecutive
 from legato.inversion.in_domain import InDomainOptions, in_domain
 from legato.inversion.objective import Features, FreeTerm, Objective, Term
 from legato.inversion.solve import Inversion, Schedule, solve
@@ -10,7 +11,10 @@ from legato.inversion.w_plus import w_plus
 
 __all__ = [
     "Checkpoint",
+    "ClipInversion",
     "Code",
+    "ConsecutiveInversion",
+    "ConsecutiveOptions",
     "Correction",
     "Features",
     "FreeLatents",
@@ -25,6 +29,7 @@ __all__ = [
     "Tracker",
     "TrackerOptions",
     "TrackerState",
+    "consecutive",
     "in_domain",
     "solve",
     "w_plus",

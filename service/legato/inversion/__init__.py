@@ -3,6 +3,7 @@
 from legato.inversion.code import Code, Correction, FreeLatents
 from legato.inversion.consecutive import ClipInversion, ConsecutiveInversion, ConsecutiveOptions, consecutive
 from legato.inversion.in_domain import InDomainOptions, in_domain
+from legato.inversion.multi_code import Composition, MultiCodeInversion, MultiCodeOptions, multi_code
 from legato.inversion.objective import Features, FreeTerm, Objective, Term
 from legato.inversion.solve import Inversion, Schedule, solve
 from legato.inversion.state import Checkpoint, Moments, SolveState
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "ClipInversion",
     "Code",
+    "Composition",
     "ConsecutiveInversion",
     "ConsecutiveOptions",
     "Correction",
@@ -22,6 +24,8 @@ __all__ = [
     "InDomainOptions",
     "Inversion",
     "Moments",
+    "MultiCodeInversion",
+    "MultiCodeOptions",
     "Objective",
     "Schedule",
     "SolveState",
@@ -31,6 +35,7 @@ __all__ = [
     "TrackerState",
     "consecutive",
     "in_domain",
+    "multi_code",
     "solve",
     "w_plus",
 ]

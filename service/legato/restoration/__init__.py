@@ -1,0 +1,19 @@
+"""Restoration: a degradation operator each, solved by the multi-code prior."""
+
+from legato.restoration.colorize import Colorize
+from legato.restoration.degradation import Degradation
+from legato.restoration.denoise import Denoise, lost_pixels
+from legato.restoration.inpaint import Inpaint
+from legato.restoration.restore import Restoration, restore
+from legato.restoration.super_resolve import SuperResolve
+
+__all__ = [
+    "Colorize",
+    "Degradation",
+    "Denoise",
+    "Inpaint",
+    "Restoration",
+    "SuperResolve",
+    "lost_pixels",
+    "restore",
+]

@@ -187,7 +187,7 @@ def test_what_cannot_be_inverted_is_told(scene: Scene) -> None:
         scene.invert(BRIEF, [scene.clips[0], scene.clips[1][:1]])
     broken = scene.clips[1].clone()
     broken[3, 0, 5, 5] = float("nan")
-    with pytest.raises(InvalidInput, match="frame 3 of clip 1 holds NaN"):
+    with pytest.raises(InvalidInput, match="frame 3 of the frames of clip 1 holds NaN"):
         scene.invert(BRIEF, [scene.clips[0], broken])
     with pytest.raises(InvalidInput, match=r"clip 1 is \[4, 3, 32, 32\]"):
         scene.invert(BRIEF, [scene.clips[0], scene.clips[0][:, :, ::2, ::2]])

@@ -30,7 +30,8 @@ def images(model: Model) -> Tensor:
 def gap(model: Model, latents: Tensor) -> Tensor:
     """mean((w - E(G(w)))^2)."""
     with torch.no_grad():
-        return (latents - model.encoder(model.generator(latents))).square().mean((1, 2))
+        again: Tensor = model.encoder(model.generator(latents))
+        return (latents - again).square().mean((1, 2))
 
 
 def test_it_starts_at_the_encoders_code_and_comes_closer(model: Model, images: Tensor) -> None:

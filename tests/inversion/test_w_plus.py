@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from legato.errors import InvalidInput
-from legato.inversion import Checkpoint, Inversion, w_plus
+from legato.errors import InvalidImage, InvalidInput
+from legato.inversion import Checkpoint, Inversion, in_domain, multi_code, w_plus
+from legato.inversion.in_domain import diffuse
 from legato.inversion.w_plus import LatentNoise, Space, latent_deviation, noise_correlation
 from legato.losses import psnr
 from legato.models import Generator
@@ -142,3 +143,18 @@ def test_a_start_that_does_not_fit_is_refused() -> None:
     generator, images = targets()
     with pytest.raises(InvalidInput, match=r"got \[2, 3, 64, 64\] and \[3, 10, 32\]"):
         w_plus(generator, images, torch.zeros(3, LAYERS, DIM), layers=LAYERS)
+
+
+@pytest.mark.parametrize("method", ["w_plus", "in_domain", "diffuse", "multi_code"])
+def test_pixels_that_are_no_numbers_are_told(method: str) -> None:
+    generator, images = targets()
+    encoder = small_model().encoder.requires_grad_(False)
+    images[1, 0, 3, 3] = float("nan")
+    methods = {
+        "w_plus": lambda: w_plus(generator, images, generator.w_avg, layers=LAYERS, steps=1),
+        "in_domain": lambda: in_domain(generator, encoder, images),
+        "diffuse": lambda: diffuse(generator, encoder, images, images, torch.ones(1, 1, 64, 64)),
+        "multi_code": lambda: multi_code(generator, images),
+    }
+    with pytest.raises(InvalidImage, match=r"1 of the .* holds NaN"):
+        methods[method]()

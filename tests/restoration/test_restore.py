@@ -115,5 +115,5 @@ def test_sizes_that_do_not_fit_are_told(model: Model, truth: Tensor) -> None:
         restore(model.generator, truth, SuperResolve(4))
     with pytest.raises(InvalidInput, match="a mask has the size"):
         restore(model.generator, truth, Inpaint(torch.ones(1, 1, 32, 32)))
-    with pytest.raises(InvalidInput, match="finite pixels"):
+    with pytest.raises(InvalidInput, match=r"pixels are finite.*image 0 of the degraded images"):
         restore(model.generator, truth * float("nan"), Colorize())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from legato.errors import InvalidInput
+from legato.inversion.check import check_images
 from legato.inversion.code import Synthesize
 from legato.inversion.consistency import Anchor, Consistency, FlowFunction, Pairs, consistency, dis_flow
 from legato.inversion.in_domain import Encode
@@ -30,7 +31,22 @@ Start = Literal["encoder", "w_avg", "zeros"]
 
 @dataclass(frozen=True, slots=True)
 class ConsecutiveOptions:
-    """What is shared, what is compared, and which frames make a window. `released` is the authors' code."""
+    """What is shared, what is compared, and which frames make a window. `released` is the authors' code.
+
+    The defaults are the best of a first look: 2 held-out clips of 8 frames, heads-128, 30 steps of .02 from E (encoder:
+    26.2 dB; warp error in 1e-3, masked, between neighbors of the result; dT: mean absolute error of their change):
+
+        share           consistency      PSNR      warp   dT
+        free            none             29.82 dB  0.816  .0140
+        static_steps    none             29.76 dB  0.701  .0132
+        static_gains    none             29.75 dB  0.714  .0131
+        static          none             29.65 dB  0.762  .0142
+        released        none             29.02 dB  0.305  .0148
+        static_steps    cross_gen .5     29.71 dB  0.490  .0129
+        static_steps    cross_gen 2      29.23 dB  0.141  .0137
+        static_steps    cross_real .5    29.75 dB  0.648  .0131
+        static_steps    residual .5      29.76 dB  0.712  .0132
+    """
 
     share: Share = "static_steps"
     start: Start = "encoder"  # b_n of every frame; of "released", w_1
@@ -226,14 +242,11 @@ def consecutive(
 
 def _check(clips: Sequence[Tensor]) -> None:
     for number, clip in enumerate(clips):
-        if clip.dim() != 4 or clip.shape[1] != 3 or clip.shape[1:] != clips[0].shape[1:]:
+        check_images(clip, f"frames of clip {number}", "frame")
+        if clip.shape[1:] != clips[0].shape[1:]:
             raise InvalidInput(
-                f"clips are [T, 3, R, R] of one size; clip {number} is {list(clip.shape)}, the first "
-                f"{list(clips[0].shape)}"
+                f"clips are of one size; clip {number} is {list(clip.shape)}, the first {list(clips[0].shape)}"
             )
-        if not clip.isfinite().all():
-            bad = int((~clip.isfinite()).flatten(1).any(1).nonzero()[0])
-            raise InvalidInput(f"pixels are finite numbers; frame {bad} of clip {number} holds NaN or infinity")
 
 
 @torch.no_grad()

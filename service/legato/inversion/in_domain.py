@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from legato.errors import InvalidInput
+from legato.inversion.check import check_images
 from legato.inversion.code import FreeLatents, Synthesize
 from legato.inversion.objective import Features, Objective, Term, perceptual, pixel, pyramid, squared
 from legato.inversion.solve import Inversion, Schedule, solve
@@ -96,6 +97,7 @@ def in_domain(
         on_step: told the steps taken.
         checkpoint: file to go on from.
     """
+    check_images(images)
     options = options or InDomainOptions()
     if start is None:
         with torch.no_grad():
@@ -145,6 +147,8 @@ def diffuse(
             f"target and context are [B, 3, R, R] alike and the mask [1 or B, 1, R, R]; got {list(target.shape)}, "
             f"{list(context.shape)} and {list(mask.shape)}"
         )
+    check_images(target, "targets", "target")
+    check_images(context, "contexts", "context")
     options = options or InDomainOptions()
     mask = mask.to(target.dtype).expand(len(target), -1, -1, -1)
     pasted = torch.lerp(context, target, mask)

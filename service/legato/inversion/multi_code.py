@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from legato.errors import InvalidInput
+from legato.inversion.check import check_images
 from legato.inversion.code import Code, Synthesize
 from legato.inversion.objective import Features, Objective, Term, reconstruction
 from legato.inversion.solve import Inversion, Schedule, solve
@@ -30,11 +31,18 @@ from legato.models import Generator
 
 @dataclass(frozen=True, slots=True)
 class MultiCodeOptions:
-    """How many codes, where they meet, and how they are searched for."""
+    """How many codes, where they meet, and how they are searched for.
+
+    The defaults are for pictures that the generator does not know. 2 frames of real footage, heads-128, 150 steps from
+    the encoder's code (there: W 27.0 dB, W+ 30.7 dB):
+
+        codes   1       3       6       12      one w a code, 6
+        PSNR    31.2    32.4    33.1    33.6    31.7 dB
+    """
 
     codes: int = 10  # N; the paper's gain ends at about 20
-    resolution: int = 16  # pixels of the block after which they meet, at least 4 and less than the image
-    per_layer: bool = False  # a code is [head's layers, D] instead of one w for all of them
+    resolution: int = 32  # pixels of the block after which they meet, at least 4 and less than the image
+    per_layer: bool = True  # a code is [head's layers, D]; False: one w for all of them
     free_tail: bool = True  # off: the tail keeps the latents that it starts with
     truncation: float = 0.7  # of the z that the codes start from
     steps: int = 300
@@ -177,6 +185,7 @@ def multi_code(
         on_step: told the steps taken.
         checkpoint: file to go on from.
     """
+    check_images(images)
     options = options or MultiCodeOptions()
     code = MultiCode(generator, begin(generator, len(images), options, start), not options.free_tail)
     gains = (1.0, options.importance_gain) if code.fixed_tail else (1.0, options.importance_gain, 1.0)

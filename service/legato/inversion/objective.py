@@ -43,10 +43,9 @@ class Objective:
         """(total [B], {name: unweighted term [B]}) of synthesized images [B, 3, R, R] and their latents [B, L, D]."""
         losses = {term.name: term.measure(image, latents) for term in self.terms}
         losses |= {term.name: term.measure(*free) for term in self.free_terms}
-        total = sum(
-            (term.weight * losses[term.name] for term in (*self.terms, *self.free_terms)),
-            start=image.new_zeros(image.shape[0]),
-        )
+        weights = [(term.name, term.weight) for term in self.terms]
+        weights += [(term.name, term.weight) for term in self.free_terms]
+        total = sum((weight * losses[name] for name, weight in weights), start=image.new_zeros(image.shape[0]))
         return total, {name: loss.detach() for name, loss in losses.items()}
 
 

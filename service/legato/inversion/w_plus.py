@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from legato.errors import InvalidInput
+from legato.inversion.check import check_images
 from legato.inversion.code import Code, Synthesize
 from legato.inversion.objective import Features, FreeTerm, Objective, reconstruction
 from legato.inversion.solve import Inversion, Schedule, solve
@@ -114,11 +115,12 @@ def w_plus(
         on_step: told the steps taken.
         checkpoint: file to go on from.
 
-    Raises InvalidInput where images and start do not fit together.
+    Raises InvalidInput where images and start do not fit together, InvalidImage for pixels that are no numbers.
     """
-    if images.dim() != 4 or images.shape[1] != 3 or start.dim() > 3 or (start.dim() == 3 and len(start) != len(images)):
+    check_images(images)
+    if start.dim() not in (1, 2, 3) or (start.dim() == 3 and len(start) != len(images)):
         raise InvalidInput(
-            f"images are [B, 3, R, R] and their start [B, L, D], [L, D] or [D]; got {list(images.shape)} and "
+            f"the start of images [B, 3, R, R] is [B, L, D], [L, D] or [D]; got {list(images.shape)} and "
             f"{list(start.shape)}"
         )
     initial = start.expand(images.shape[0], layers, start.shape[-1])

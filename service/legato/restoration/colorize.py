@@ -13,7 +13,8 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 def luma(image: Tensor) -> Tensor:
     """Y of an image [B, 3, R, R] in [-1, 1]: [B, 1, R, R] in [-1, 1] (ITU-R BT.601)."""
     red, green, blue = image.split(1, 1)
-    return RED * red + GREEN * green + BLUE * blue
+    y: Tensor = RED * red + GREEN * green + BLUE * blue
+    return y
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from legato.errors import InvalidInput
 from legato.inversion import Checkpoint, Features, MultiCodeInversion, MultiCodeOptions, Term, multi_code
+from legato.inversion.check import check_images
 from legato.inversion.in_domain import Encode
 from legato.inversion.objective import reconstruction
 from legato.models import Generator
@@ -78,8 +79,7 @@ def _of_degraded(term: Term, degradation: Degradation) -> Callable[[Tensor, Tens
 
 def _fitting(degradation: Degradation, degraded: Tensor, side: int) -> Tensor:
     """The baseline, of the generator's size. Raises InvalidInput."""
-    if degraded.dim() != 4 or degraded.shape[1] != 3 or not degraded.isfinite().all():
-        raise InvalidInput(f"degraded images are [B, 3, r, r] of finite pixels; got {list(degraded.shape)}")
+    check_images(degraded, "degraded images")
     mask = getattr(degradation, "mask", None)
     if mask is not None and (mask.shape[2:] != degraded.shape[2:] or len(mask) not in (1, len(degraded))):
         raise InvalidInput(f"a mask has the size of its images, {list(degraded.shape)}; got {list(mask.shape)}")

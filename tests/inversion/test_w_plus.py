@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ def test_pixels_that_are_no_numbers_are_told(method: str) -> None:
     generator, images = targets()
     encoder = small_model().encoder.requires_grad_(False)
     images[1, 0, 3, 3] = float("nan")
-    methods = {
+    methods: dict[str, Callable[[], object]] = {
         "w_plus": lambda: w_plus(generator, images, generator.w_avg, layers=LAYERS, steps=1),
         "in_domain": lambda: in_domain(generator, encoder, images),
         "diffuse": lambda: diffuse(generator, encoder, images, images, torch.ones(1, 1, 64, 64)),

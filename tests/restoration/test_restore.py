@@ -11,7 +11,7 @@ from torch import Tensor
 from legato.errors import InvalidInput
 from legato.inversion import Checkpoint, MultiCodeOptions
 from legato.losses import l1, psnr
-from legato.restoration import Colorize, Degradation, Denoise, Inpaint, SuperResolve, lost_pixels, restore
+from legato.restoration import Colorize, Degradation, Denoise, Inpaint, SuperResolve, lost_pixels, restore, suggested
 from tests.pipeline.model import SIDE, Model, small_model, stream, to_image
 from tests.tolerances import EXACT, LOSS_ROUNDING
 
@@ -108,6 +108,12 @@ def test_a_killed_restoration_goes_on_and_that_of_another_mask_does_not(
     torch.testing.assert_close(again.image, first.image, **EXACT)
     with pytest.raises(InvalidInput, match="another solve"):
         restore(model.generator, truth, Inpaint(1 - center_lost()), options=BRIEF, checkpoint=checkpoint)
+
+
+def test_codes_meet_early_where_nothing_else_is_asked_for(model: Model) -> None:
+    assert not suggested(Colorize()).per_layer
+    for operator in OPERATORS:
+        assert suggested(operator).resolution < MultiCodeOptions().resolution
 
 
 def test_sizes_that_do_not_fit_are_told(model: Model, truth: Tensor) -> None:

@@ -33,11 +33,11 @@ from legato.models import Generator
 class MultiCodeOptions:
     """How many codes, where they meet, and how they are searched for.
 
-    The defaults are for pictures that the generator does not know. 2 frames of real footage, heads-128, 150 steps from
-    the encoder's code (there: W 27.0 dB, W+ 30.7 dB):
+    The defaults are for pictures that the generator does not know. 2 frames of one real clip, heads-128, 150 steps from
+    the encoder's code; equal steps, though N codes cost N heads (there: W 27.0 dB, W+ 30.7 dB):
 
-        codes   1       3       6       12      one w a code, 6
-        PSNR    31.2    32.4    33.1    33.6    31.7 dB
+        codes   1       3       6       12      6, one w a code     6, lr .1    6, meeting at 64
+        PSNR    31.2    32.4    33.1    33.6    31.7                33.3        33.6 dB
     """
 
     codes: int = 10  # N; the paper's gain ends at about 20

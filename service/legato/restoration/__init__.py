@@ -4,7 +4,7 @@ from legato.restoration.colorize import Colorize
 from legato.restoration.degradation import Degradation
 from legato.restoration.denoise import Denoise, lost_pixels
 from legato.restoration.inpaint import Inpaint
-from legato.restoration.restore import Restoration, restore
+from legato.restoration.restore import Restoration, restore, suggested
 from legato.restoration.super_resolve import SuperResolve
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "SuperResolve",
     "lost_pixels",
     "restore",
+    "suggested",
 ]

@@ -102,7 +102,9 @@ METRIC_ROUNDING = Tolerance(rtol=1e-6, atol=1e-6)  # float64 moments as differen
 ATTRIBUTE_CHANGE = Tolerance(rtol=0.0, atol=1e-4)  # deviations; a factor bisected 30 times in float32
 # Methods of inversion.
 DOMAIN_GRADIENT = Tolerance(rtol=0.05, atol=1e-4)  # central differences of step 1e-3 in float32 through kinks
-COMPOSED_IMAGE = Tolerance(rtol=1e-3, atol=1e-4)  # float32 images whose features were summed over codes in another order
+COMPOSED_IMAGE = Tolerance(
+    rtol=1e-3, atol=1e-4
+)  # float32 images whose features were summed over codes in another order
 PART = 0.01  # of an image's 4096 pixels, where values tie
 COLOR_LEVELS = Tolerance(rtol=0.0, atol=0.6)  # of 255; OpenCV rounds luma to whole levels, with weights of 14 bits
 LOST_PART = 0.02  # of 16384 pixels drawn at random

@@ -123,7 +123,7 @@ def solve(
         free = _best(state, code, objective, synthesize) if schedule.keep_best and state.step else state.free
         found = code.latents(*free)
     losses = stack(state.trace)
-    totals = losses.pop("total", found.new_zeros(0, found.shape[0]))
+    totals = losses.pop("total") if losses else found.new_zeros(0, found.shape[0])
     seconds = before + time.perf_counter() - began
     return Inversion(found, free, state.moments, losses, seconds, totals, state.passes)
 
@@ -136,13 +136,13 @@ def _step(state: SolveState, code: Code, objective: Objective, schedule: Schedul
         total, losses = objective(image, latents, leaves)
         gradients = torch.autograd.grad(total.sum(), leaves)
     known = tuple(tensor.detach() for tensor in leaves)
-    total = total.detach()
+    losses["total"] = total = total.detach()
     if schedule.keep_best or schedule.patience:
         _remember(state, known, total, schedule)
     rates = schedule.rates(state.step, len(known))
     moved = [_adam(*each, schedule) for each in zip(known, gradients, state.moments, rates, strict=True)]
     state.free, state.moments = tuple(tensor for tensor, _ in moved), tuple(memory for _, memory in moved)
-    state.trace.append(losses | {"total": total})
+    state.trace.append(losses)
     state.passes += 2 * image.shape[0]
     state.step += 1
 

@@ -76,7 +76,7 @@ struct Window {
 
 constexpr int64_t kFewPixels = 160;  // measured with 64 to 512 channels, one thread
 
-// Memory of a tensor, which has to outlive the result, as [rows, columns].
+// The memory of a tensor, which has to outlive the result, as [rows, columns].
 inline Tensor as_matrix(const Tensor& tensor, int64_t columns) {
   const int64_t rows = tensor.numel() / columns;
   return torch::stable::from_blob(const_cast<void*>(tensor.const_data_ptr()), std::array<int64_t, 2>{rows, columns},
@@ -139,28 +139,32 @@ Tensor select_taps(const Tensor& weight, const std::vector<int64_t>& rows, const
 }
 
 // The adjoint of a 3x3 convolution with padding 1 (up 1) or of the transposed one of stride 2 without (up 2), for few
-// pixels: g [B,O,h,w] times all taps of weight [O,I,3,3], both channels last, then the sum of each pixel's products
+// pixels: what each pixel's taps reach of g [B,O,h,w], in the order of the memory of weight [O,3,3,I], times that
+// weight
 //   -> the memory of [B,I,H,W], channels last
 template <typename C>
 Tensor adjoint_of_few(const Tensor& g, const Tensor& weight, int64_t up, int64_t height, int64_t width) {
-  using A = Accumulator<C>;
-  const int64_t batch = g.size(0), outputs = g.size(1), rows = g.size(2), columns = g.size(3), inputs = weight.size(1);
-  const Tensor products = product(as_matrix(g, outputs), as_matrix(weight, 9 * inputs), false);  // [B*h*w, 9*I]
-  const Tensor result = torch::stable::new_empty(g, std::array<int64_t, 2>{batch * height * width, inputs});
-  std::vector<A> sums(inputs);
-  for (int64_t pixel = 0; pixel < batch * height * width; ++pixel) {
-    const int64_t sample = pixel / (height * width), top = pixel / width % height, left = pixel % width;
-    std::fill(sums.begin(), sums.end(), A(0));
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      const int64_t y = up == 1 ? top + 1 - tap / 3 : 2 * top + tap / 3;
-      const int64_t x = up == 1 ? left + 1 - tap % 3 : 2 * left + tap % 3;
-      if (y < 0 || y >= rows || x < 0 || x >= columns) continue;
-      add_scaled(sums.data(), data<C>(products) + (((sample * rows + y) * columns + x) * 9 + tap) * inputs, A(1),
-                 inputs);
+  const int64_t batch = g.size(0), outputs = g.size(1), rows = g.size(2), columns = g.size(3);
+  const Tensor reached = torch::stable::new_empty(g, std::array<int64_t, 2>{batch * height * width, 9 * outputs});
+  const std::vector<C> zeros(outputs, C(0.0f));
+  torch::stable::parallel_for(0, batch * height * width, rows_per_task(9 * outputs), [&](int64_t begin, int64_t end) {
+    for (int64_t pixel = begin; pixel < end; ++pixel) {
+      const int64_t sample = pixel / (height * width), top = pixel / width % height, left = pixel % width;
+      const C* taps[9];
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const int64_t y = up == 1 ? top + 1 - tap / 3 : 2 * top + tap / 3;
+        const int64_t x = up == 1 ? left + 1 - tap % 3 : 2 * left + tap % 3;
+        const bool outside = y < 0 || y >= rows || x < 0 || x >= columns;
+        taps[tap] = outside ? zeros.data() : data<C>(g) + ((sample * rows + y) * columns + x) * outputs;
+      }
+      C* to = mutable_data<C>(reached) + pixel * 9 * outputs;
+      for (int64_t o = 0; o < outputs; ++o) {
+        for (int64_t tap = 0; tap < 9; ++tap)
+          *to++ = taps[tap][o];
+      }
     }
-    std::copy_n(sums.data(), inputs, mutable_data<C>(result) + pixel * inputs);
-  }
-  return result;
+  });
+  return product(reached, as_matrix(weight, weight.size(1)), false);
 }
 
 // weight [O,I,3,3] -> [I,O,3,3], channels last, in blocks so that neither side is walked with long strides.

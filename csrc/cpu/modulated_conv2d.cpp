@@ -215,7 +215,7 @@ Tensor adjoint(const ModulatedConv2d& a, const Tensor& g) {
   using C = Convolved<T>;
   const int64_t pad = a.weight.size(2) / 2;
   const Tensor source = a.up == 1 ? g : filter_adjoint<C, Accumulator<T>>(g);
-  if (pad == 1 && source.size(0) * source.size(2) * source.size(3) <= kFewPixels * a.up * a.up) {
+  if (pad == 1 && a.batch() * a.x.size(2) * a.x.size(3) <= kFewPixels) {
     const Tensor weight = channels_last(torch::stable::to(a.weight, dtype_of<C>()));
     return adjoint_of_few<C>(source, weight, a.up, a.x.size(2), a.x.size(3));
   }

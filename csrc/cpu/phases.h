@@ -8,7 +8,7 @@
 #include "cpu/common.h"
 #include "cpu/convolution.h"
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
@@ -46,8 +46,13 @@ class Phases {
       : rows_(input.size(2)),
         columns_(input.size(3)),
         channels_(weight.size(0)),
-        united_(std::is_same_v<C, BFloat16> && channels_ <= kFewOutputs),
+        few_(input.size(0) * rows_ * columns_ <= kFewPixels && !styles),
+        united_(few_ || (std::is_same_v<C, BFloat16> && channels_ <= kFewOutputs)),
         zeros_((columns_ + 1) * step(), C(0.0f)) {
+    if (few_) {
+      tensors_ = {add_taps(input, channels_last(torch::stable::to(weight, dtype_of<C>())))};
+      return;
+    }
     if (united_) {
       tensors_ = {convolve<C>(input, unite_phases<T, C>(weight, styles), {2, 2, 1, 1, 1})};
       return;
@@ -79,8 +84,35 @@ class Phases {
  private:
   static constexpr int64_t kFewOutputs = 64;
 
+  // The phases [B,H+1,W+1,4,O] from the product of each pixel and tap.
+  Tensor add_taps(const Tensor& input, const Tensor& weight) const {
+    const int64_t batch = input.size(0), inputs = input.size(1), outputs = channels_;
+    const Tensor products = product(as_matrix(input, inputs), as_matrix(weight, inputs), true);  // [B*H*W, O*9]
+    const Tensor result = empty_channels_last({batch, 4 * outputs, rows_ + 1, columns_ + 1}, input);
+    const int64_t pixels = batch * (rows_ + 1) * (columns_ + 1);
+    torch::stable::parallel_for(0, pixels, rows_per_task(9 * outputs), [&](int64_t begin, int64_t end) {
+      std::vector<A> sums(outputs);
+      for (int64_t pixel = begin; pixel < end; ++pixel) {
+        const int64_t column = pixel % (columns_ + 1), row = pixel / (columns_ + 1) % (rows_ + 1);
+        const int64_t sample = pixel / ((columns_ + 1) * (rows_ + 1));
+        for (int64_t phase = 0; phase < 4; ++phase) {
+          std::fill(sums.begin(), sums.end(), A(0));
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t y = row - tap / 6, x = column - tap % 3 / 2;  // tap 2 of an axis is of the pixel before
+            const bool mine = tap / 3 % 2 == phase / 2 && tap % 3 % 2 == phase % 2;
+            if (!mine || y < 0 || y >= rows_ || x < 0 || x >= columns_) continue;
+            const int64_t source = (sample * rows_ + y) * columns_ + x;
+            add_strided(sums.data(), data<C>(products) + source * outputs * 9 + tap, 9, outputs);
+          }
+          std::copy(sums.begin(), sums.end(), mutable_data<C>(result) + (pixel * 4 + phase) * outputs);
+        }
+      }
+    });
+    return result;
+  }
+
   int64_t rows_, columns_, channels_;
-  bool united_;
+  bool few_, united_;
   std::vector<C> zeros_;
   std::vector<Tensor> tensors_;
 };

@@ -179,6 +179,13 @@ LEGATO_CLONES A weigh(const A* __restrict__ squares, const A* __restrict__ q, in
   return lanes.total() + rest;
 }
 
+// out += every `step`-th value of x
+template <typename A, typename C>
+LEGATO_CLONES void add_strided(A* __restrict__ out, const C* __restrict__ x, int64_t step, int64_t size) {
+  for (int64_t i = 0; i < size; ++i)
+    out[i] += static_cast<A>(x[i * step]);
+}
+
 // out += x * weight
 template <typename A, typename C>
 LEGATO_CLONES void add_scaled(A* __restrict__ out, const C* __restrict__ x, A weight, int64_t size) {

@@ -35,6 +35,9 @@ FLOW_PIXELS = Tolerance(rtol=0.0, atol=0.15)  # DIS at a quarter of the resoluti
 BATCH_LATENTS_FLOAT32 = Tolerance(rtol=0.0, atol=0.01)  # 4 steps of .03; Adam divides small gradients by their own size
 DIFFERENCE_ROUNDING = Tolerance(rtol=0.0, atol=2e-6)  # of two float32 codes of some units that were summed before
 LEVELS_ROUNDING = Tolerance(rtol=0.0, atol=1.0)  # of 255; a value between two levels falls to either side
+BATCH_LEVELS = (
+    3  # of 255, worst pixel; one image is rounded to bfloat16 elsewhere than one of two (styles in the weight)
+)
 PSNR_ROUNDING = {"rel_tol": 0.0, "abs_tol": 1e-3}  # dB; a mean of squares in another order
 
 # Latents of a session beside three others against those of the same session alone: root mean square over a frame as a

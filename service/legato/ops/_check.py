@@ -44,3 +44,13 @@ def check_tensor(
         )
     if tensor.dtype != dtype:
         raise TypeError(f"{op}: {argument} has to be of dtype {dtype}; got {tensor.dtype}")
+
+
+def check_constants(op: str, differentiable: str, **constants: Tensor | None) -> None:
+    """Raise ValueError if a gradient to one of the `constants` would be recorded: the fused kernel has none."""
+    for name, tensor in constants.items() if torch.is_grad_enabled() else ():
+        if tensor is not None and tensor.requires_grad:
+            raise ValueError(
+                f"{op}: {name} requires grad, but the fused kernel is differentiable in {differentiable} alone; call "
+                f"{op}_reference, or detach {name}"
+            )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,20 +31,6 @@ def require(op: str, tensor: Tensor) -> None:
     _require_device(op, tensor.device.type)
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{op}: the first argument has to be float32, bfloat16, float16 or float64; got {tensor.dtype}")
-
-
-def records(*tensors: Tensor) -> bool:
-    """Whether eager autograd records a call on these tensors."""
-    return (
-        torch.is_grad_enabled()
-        and any(tensor.requires_grad for tensor in tensors)
-        and not torch.compiler.is_compiling()
-    )
-
-
-def below_autograd() -> AbstractContextManager[Any]:
-    """For a backward pass: calls go straight to the kernels, unless it is recorded itself for a second derivative."""
-    return nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd()
 
 
 def has_kernel(op: str, kind: str) -> bool:

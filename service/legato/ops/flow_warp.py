@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from legato.ops import _library
+from legato.ops._autograd import eager
 from legato.ops._check import check_image, check_tensor, precise_dtype
 
 
@@ -114,27 +115,8 @@ def flow_warp(
     """
     check_arguments("flow_warp", image, flow, backward)
     _library.require("flow_warp", image)
-    arguments = (image, flow, backward, boundaries)
-    if _library.records(image, flow):
-        return _Fused.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-    warped, valid = torch.ops.legato.flow_warp(*arguments)
+    warped, valid = _fused(image, flow, backward, boundaries)
     return warped, valid
-
-
-class _Fused(torch.autograd.Function):
-    """What register_autograd makes of `_save` and `_backward`, without its bookkeeping of 0.1 ms a call."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            outputs: tuple[Tensor, Tensor] = torch.ops.legato.flow_warp(*arguments)
-        _save(ctx, arguments, outputs)
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        with _library.below_autograd():
-            return _backward(ctx, *grads)
 
 
 def warp_gradients(
@@ -183,3 +165,6 @@ def _backward(ctx: Any, grad_warped: Tensor, _: Tensor) -> tuple[Tensor | None, 
 
 def _twice(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("flow_warp is differentiable once; for a second derivative call flow_warp_reference")
+
+
+_fused = eager("flow_warp", _save, _backward)

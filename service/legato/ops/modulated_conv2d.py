@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legato.ops import _library
-from legato.ops._check import check_image, check_tensor, precise_dtype
+from legato.ops._autograd import eager
+from legato.ops._check import check_constants, check_image, check_tensor, precise_dtype
 from legato.ops._scale import power_of_two
 
 EPSILON = 1e-8  # of the demodulation, as published
@@ -135,37 +136,9 @@ def modulated_conv2d(
     """
     check_arguments(x, weight, styles, q, noise, bias, up, slope, gain, clamp)
     _library.require("modulated_conv2d", x)
-    if torch.is_grad_enabled():
-        for name, tensor in (("weight", weight), ("q", q), ("noise", noise), ("bias", bias)):
-            if tensor is not None and tensor.requires_grad:
-                raise ValueError(
-                    f"modulated_conv2d: {name} requires grad, but the fused kernel is differentiable in x and styles "
-                    f"alone; call modulated_conv2d_reference, or detach {name}"
-                )
-    arguments = (x, weight, styles, q, noise, bias, up, slope, gain, clamp)
-    if torch.is_grad_enabled() and (x.requires_grad or styles.requires_grad) and not torch.compiler.is_compiling():
-        y: Tensor = _Fused.apply(*arguments)  # type: ignore[no-untyped-call]
-    else:
-        y = torch.ops.legato.modulated_conv2d(*arguments)
+    check_constants("modulated_conv2d", "x and styles", weight=weight, q=q, noise=noise, bias=bias)
+    y: Tensor = _fused(x, weight, styles, q, noise, bias, up, slope, gain, clamp)
     return y
-
-
-class _Fused(torch.autograd.Function):
-    """What register_autograd makes of `_save` and `_backward`, without its bookkeeping of 0.1 ms a call."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            y: Tensor = torch.ops.legato.modulated_conv2d(*arguments)
-        _save(ctx, arguments, y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # for a second derivative: the registered op refuses
-            return _backward(ctx, grads[0])
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward(ctx, grads[0])
 
 
 @_library.after_load
@@ -220,3 +193,6 @@ def _twice(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
         "modulated_conv2d is differentiable once; for a second derivative call modulated_conv2d_reference"
     )
+
+
+_fused = eager("modulated_conv2d", _save, _backward)

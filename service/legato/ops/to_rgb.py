@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from legato.ops import _library
-from legato.ops._check import check_image, check_tensor, precise_dtype
+from legato.ops._autograd import eager
+from legato.ops._check import check_constants, check_image, check_tensor, precise_dtype
 from legato.ops._scale import power_of_two
 from legato.ops.upsample2d import upsample2d
 
@@ -81,39 +82,9 @@ def to_rgb(
     """
     check_arguments(x, weight, styles, bias, image, clamp)
     _library.require("to_rgb", x)
-    wanted = torch.is_grad_enabled()
-    if wanted:
-        for name, tensor in (("weight", weight), ("bias", bias)):
-            if tensor is not None and tensor.requires_grad:
-                raise ValueError(
-                    f"to_rgb: {name} requires grad, but the fused kernel is differentiable in x, styles and image "
-                    f"alone; call to_rgb_reference, or detach {name}"
-                )
-        wanted = x.requires_grad or styles.requires_grad or (image is not None and image.requires_grad)
-    arguments = (x, weight, styles, bias, image, clamp)
-    if wanted and not torch.compiler.is_compiling():
-        y: Tensor = _Fused.apply(*arguments)  # type: ignore[no-untyped-call]
-    else:
-        y = torch.ops.legato.to_rgb(*arguments)
+    check_constants("to_rgb", "x, styles and image", weight=weight, bias=bias)
+    y: Tensor = _fused(x, weight, styles, bias, image, clamp)
     return y
-
-
-class _Fused(torch.autograd.Function):
-    """What register_autograd makes of `_save` and `_backward`, without its bookkeeping of 0.1 ms a call."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            y: Tensor = torch.ops.legato.to_rgb(*arguments)
-        _save(ctx, arguments, y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # for a second derivative: the registered op refuses
-            return _backward(ctx, grads[0])
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward(ctx, grads[0])
 
 
 @_library.after_load
@@ -162,3 +133,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _twice(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("to_rgb is differentiable once; for a second derivative call to_rgb_reference")
+
+
+_fused = eager("to_rgb", _save, _backward)

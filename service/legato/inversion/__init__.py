@@ -3,6 +3,8 @@
 from legato.inversion.code import Code, Correction, FreeLatents
 from legato.inversion.consecutive import ClipInversion, ConsecutiveInversion, ConsecutiveOptions, consecutive
 from legato.inversion.in_domain import InDomainOptions, in_domain
+from legato.inversion.method import METHODS, Method, WPlusOptions, parse_method
+from legato.inversion.methods import InvertedClip, Networks, Outcome, invert_clips
 from legato.inversion.multi_code import Composition, MultiCodeInversion, MultiCodeOptions, multi_code
 from legato.inversion.objective import Features, FreeTerm, Objective, Term
 from legato.inversion.solve import Inversion, Schedule, solve
@@ -11,6 +13,7 @@ from legato.inversion.streaming import Tracker, TrackerOptions, TrackerState
 from legato.inversion.w_plus import w_plus
 
 __all__ = [
+    "METHODS",
     "Checkpoint",
     "ClipInversion",
     "Code",
@@ -23,19 +26,26 @@ __all__ = [
     "FreeTerm",
     "InDomainOptions",
     "Inversion",
+    "InvertedClip",
+    "Method",
     "Moments",
     "MultiCodeInversion",
     "MultiCodeOptions",
+    "Networks",
     "Objective",
+    "Outcome",
     "Schedule",
     "SolveState",
     "Term",
     "Tracker",
     "TrackerOptions",
     "TrackerState",
+    "WPlusOptions",
     "consecutive",
     "in_domain",
+    "invert_clips",
     "multi_code",
+    "parse_method",
     "solve",
     "w_plus",
 ]

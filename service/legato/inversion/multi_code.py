@@ -13,7 +13,7 @@ on top of importances of 1/N, for a generator that normalizes each layer's input
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,10 +98,27 @@ class Composition:
         return torch.cat([mean[:, : layers - self.tail.shape[1]], self.tail], 1)
 
     def moved(self, step: Tensor) -> Composition:
-        """Every code and the tail moved by a step [L, D], importances as they are: semantic manipulation."""
-        depth = head_layers(self.resolution)
-        own = step[:depth] if self.codes.shape[2] > 1 else step[:depth].mean(0, keepdim=True)
-        return replace(self, codes=self.codes + own, tail=self.tail + step[len(step) - self.tail.shape[1] :])
+        """Every code and the tail moved by a step [L, D] or [B, L, D], importances as they are: semantic
+        manipulation."""
+        depth, step = head_layers(self.resolution), step.to(self.codes).expand(len(self.codes), *step.shape[-2:])
+        own = step[:, :depth] if self.codes.shape[2] > 1 else step[:, :depth].mean(1, keepdim=True)
+        tail = self.tail + step[:, step.shape[1] - self.tail.shape[1] :]
+        return replace(self, codes=self.codes + own[:, None], tail=tail)
+
+    def rows(self, part: slice) -> Composition:
+        """Those of some of the images."""
+        return replace(
+            self,
+            codes=self.codes[part].clone(),
+            importances=self.importances[part].clone(),
+            tail=self.tail[part].clone(),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Composition]) -> Composition:
+        """Those of several batches of images as one."""
+        codes, importances, tails = zip(*((part.codes, part.importances, part.tail) for part in parts), strict=True)
+        return replace(parts[0], codes=torch.cat(codes), importances=torch.cat(importances), tail=torch.cat(tails))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ from rich.table import Table
 
 import legato
 from legato.benchmarks.stamp import stamp
-from legato.rpc.codec import fit
+from legato.images import fit
 from legato_client import Client, FrameResult, LegatoError, Outputs, Session
 from legato_client.cli import edit_argument
 from legato_client.images import unpacked

@@ -26,7 +26,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 import legato
-from legato.rpc.codec import fit
+from legato.images import fit
 from legato_client import Client, Edit, InvalidImage, LegatoError, Outputs, Picture, Session
 from legato_client.cli import edit_argument
 from legato_client.clip import Filled, through

@@ -15,7 +15,7 @@ STAGES: list[set[str]] = [
     {"__init__"},
     {"errors"},
     {"types"},
-    {"calls", "config", "logs", "options"},
+    {"calls", "config", "images", "logs", "options"},
     {"ops"},
     {"models"},
     {"losses", "synthetic"},
@@ -25,7 +25,7 @@ STAGES: list[set[str]] = [
     {"scheduler"},
     {"session", "work"},
     {"store", "metrics"},
-    {"train", "evaluation"},
+    {"train", "evaluation", "offline"},
     {"rpc"},
     {"benchmarks"},
     {"commands"},
@@ -33,7 +33,19 @@ STAGES: list[set[str]] = [
     {"__main__"},
 ]
 RANK = {part: rank for rank, stage in enumerate(STAGES) for part in stage}
-TORCH_FREE = ["types", "errors", "options", "config", "metrics", "session", "scheduler", "store", "calls", "work"]
+TORCH_FREE = [
+    "types",
+    "errors",
+    "options",
+    "config",
+    "metrics",
+    "session",
+    "scheduler",
+    "store",
+    "calls",
+    "work",
+    "images",
+]
 LEGATO = SERVICE / "legato"
 
 

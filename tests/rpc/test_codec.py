@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from legato import images
 from legato.errors import InvalidImage
 from legato.options import Encoding, ImageFormat
 from legato.rpc import codec
@@ -99,7 +100,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_asked() -> None:
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG whose header says so and which holds next to nothing."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return codec.PNG_SIGNATURE + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return images.PNG_SIGNATURE + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -166,9 +167,9 @@ def test_damaged_files_decode_or_are_refused_and_nothing_else(format: ImageForma
 
 def test_a_square_fills_the_square() -> None:
     image = picture(64, 64)
-    assert (codec.fit(image, 64) == image).all()
+    assert (images.fit(image, 64) == image).all()
     for side in (20, 100, 101):
-        fitted = codec.fit(np.full((side, side, 3), 255, np.uint8), 64)
+        fitted = images.fit(np.full((side, side, 3), 255, np.uint8), 64)
         assert fitted.shape == (64, 64, 3)
         assert (fitted == 255).all(), "no bars"
 
@@ -179,7 +180,7 @@ def test_a_square_fills_the_square() -> None:
 )
 def test_other_aspects_are_letterboxed(height: int, width: int, top: int, bottom: int, left: int, right: int) -> None:
     white = np.full((height, width, 3), 255, np.uint8)
-    square = codec.fit(white, 64)
+    square = images.fit(white, 64)
     inside = np.zeros((64, 64), bool)
     inside[top:bottom, left:right] = True
     assert (square[inside] == 255).all()
@@ -189,6 +190,6 @@ def test_other_aspects_are_letterboxed(height: int, width: int, top: int, bottom
 def test_fitting_keeps_the_picture_where_it_was() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     image[:, 100:] = 255
-    square = codec.fit(image, 50)
+    square = images.fit(image, 50)
     assert (square[13:37, :24] == 0).all()
     assert (square[13:37, 26:] == 255).all()

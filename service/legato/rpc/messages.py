@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato.errors import InvalidEdit, InvalidInput, NotFound
+from legato.images import fit
 from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings
 from legato.rpc import codec
 from legato.session import Session
@@ -138,7 +139,7 @@ class Reader:
             max_pixels=self.max_pixels,
             at_least=2 * self.model.resolution,
         )
-        return Frame(codec.fit(pixels, self.model.resolution))
+        return Frame(fit(pixels, self.model.resolution))
 
     def flow(self, flow: pb.Flow) -> Flow:
         """A client's own flow, float32 [2, R, R]."""

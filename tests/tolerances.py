@@ -111,3 +111,6 @@ COMPOSED_IMAGE = Tolerance(
 PART = 0.01  # of an image's 4096 pixels, where values tie
 COLOR_LEVELS = Tolerance(rtol=0.0, atol=0.6)  # of 255; OpenCV rounds luma to whole levels, with weights of 14 bits
 LOST_PART = 0.02  # of 16384 pixels drawn at random
+
+# Evaluation of methods.
+SAME_PICTURE = 1e-5  # figures of a picture that was drawn twice in float32, in batches of another size

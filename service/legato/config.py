@@ -224,6 +224,13 @@ def load(
     return Config(ServerConfig(**sections["server"]), EngineConfig(**sections["engine"]))
 
 
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where legato keeps what it can make again: below XDG_CACHE_HOME, or else ~/.cache. It need not exist."""
+    environ = os.environ if environ is None else environ
+    base = environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "legato"
+
+
 def _file_values(path: Path) -> dict[str, Any]:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import torch
 
 from legato.editing.directions import load_directions
 from legato.evaluation.heads import sample
+from legato.models.attributes import load_attributes
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.files import load_encoder, load_generator
 from legato.models.generator import Generator, GeneratorConfig
@@ -118,6 +119,7 @@ def test_finish_writes_a_model_that_loads(tmp_path: Path, heads: Heads) -> None:
         say=said.append,
     )
     loaded = load_generator(tmp_path)
+    assert load_attributes(tmp_path).digest == load_attributes(tmp_path / "work" / "attributes-12.safetensors").digest
     assert load_encoder(tmp_path).config == encoder.config
     directions = load_directions(tmp_path, generator_digest=loaded.digest)
     assert set(directions.names) == set(ATTRIBUTES)

@@ -112,6 +112,22 @@ def agreement(before: Tensor, after: Tensor, true_before: Tensor, true_after: Te
     return Agreement(float(cosine.mean()), float(gain.mean()), float(psnr(after, true_after).mean()))
 
 
+@torch.no_grad()
+def read_edit(
+    before: Tensor,  # [T, 3, R, R]
+    after: Tensor,  # [T, 3, R, R]
+    amount: Tensor,  # [T] in standard deviations
+    network: AttributeNetwork,
+    attribute: str,
+) -> tuple[Response, float]:
+    """What a network sees of an edit: the response, and the mean cosine of the identity attributes before and after
+    without the edited one. Raises ValueError where nothing was meant to move."""
+    read = [torch.cat([network.standardized(c.clamp(-1, 1)) for c in x.split(_BATCH)]) for x in (before, after)]
+    embedded = [identity_embedding(network, x, without=(attribute,)) for x in (before, after)]
+    response = attribute_response(read[0], read[1], network.config.names, attribute, amount)
+    return response, float(identity_similarity(embedded[0], embedded[1]).mean())
+
+
 @dataclass(frozen=True, slots=True)
 class EditScores:
     """What one direction does to the codes of one clip."""
@@ -135,10 +151,5 @@ def score_edit(
     amount = truth.change.to(latents)
     moved = latents + amount[:, None, None] * direction.to(latents)
     before, after = (torch.cat([synthesize(c) for c in codes.split(_BATCH)]) for codes in (latents, moved))
-    read = [torch.cat([network.standardized(c.clamp(-1, 1)) for c in x.split(_BATCH)]) for x in (before, after)]
-    embedded = [identity_embedding(network, x, without=(attribute,)) for x in (before, after)]
-    return EditScores(
-        attribute_response(read[0], read[1], network.config.names, attribute, amount),
-        float(identity_similarity(embedded[0], embedded[1]).mean()),
-        agreement(before, after, frames, truth.images),
-    )
+    response, identity = read_edit(before, after, amount, network, attribute)
+    return EditScores(response, identity, agreement(before, after, frames, truth.images))

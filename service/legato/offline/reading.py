@@ -51,13 +51,15 @@ class Item:
         return from_uint8(from_numpy(self.frames).permute(0, 3, 1, 2)).contiguous()
 
 
-def read(source: Source, resolution: int) -> Item:
-    """The frames of a source at `resolution`. Files that cannot be read are left out and told in `skipped`.
+def read(source: Source, resolution: int, *, most: int | None = None) -> Item:
+    """The frames of a source at `resolution`, of a video the first `most`.
+
+    Files that cannot be read are left out and told in `skipped`.
 
     Raises InvalidImage where nothing of it can be read, ConfigError for a video without PyAV.
     """
     if source.kind == "clip":
-        frames, sizes, timing, skipped = video().read_video(source.files[0], resolution)
+        frames, sizes, timing, skipped = video().read_video(source.files[0], resolution, most)
         labels = [f"{index:06d}" for index in range(len(frames))]
     else:
         frames, sizes, labels, skipped, timing = [], [], [], [], None

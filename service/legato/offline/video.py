@@ -4,6 +4,7 @@ written: PyAV is the extra `video`, and `reading.video` says so."""
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -21,8 +22,9 @@ _QUALITY = {"crf": "12", "preset": "slow"}  # of H.264; 18 is where most people 
 Video = tuple[list[Pixels], list[tuple[int, int]], Timing, list[str]]
 
 
-def read_video(path: Path, resolution: int) -> Video:
-    """Frames fitted to `resolution`, their sizes (width, height) before, their times, and what could not be read.
+def read_video(path: Path, resolution: int, most: int | None = None) -> Video:
+    """The first `most` frames fitted to `resolution`, their sizes (width, height) before, their times, and what could
+    not be read.
 
     Raises InvalidImage for a file that is no video.
     """
@@ -42,7 +44,7 @@ def read_video(path: Path, resolution: int) -> Video:
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         tick = Fraction(stream.time_base or 1 / rate)
         try:
-            for frame in container.decode(video=0):
+            for frame in islice(container.decode(video=0), most):
                 pixels = _upright(frame)
                 sizes.append((pixels.shape[1], pixels.shape[0]))
                 frames.append(fit(pixels, resolution))

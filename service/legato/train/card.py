@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from legato.models.encoder import Encoder
+from legato.models.files import read_header
 from legato.models.generator import Generator
 
 DESCRIPTIONS = {
@@ -39,6 +40,16 @@ def _millions(module: Generator | Encoder) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
 
 
+def _judge(folder: Path) -> str:
+    """The row of the attribute network, where one goes with the model."""
+    path = folder / "attributes.safetensors"
+    if not path.is_file():
+        return ""
+    header = read_header(path)
+    what = f"reads {len(header.config['names'])} attributes, judges edits, fitted nothing"
+    return f"| attribute network | {what}, sha256 `{header.digest[:16]}` |\n"
+
+
 def write_card(folder: Path, generator: Generator, encoder: Encoder, figures: dict[str, Any]) -> None:
     """MODEL_CARD.md from the figures of `finish`."""
     quality, frechet, recipe = figures["psnr_db"], figures["frechet"], figures["recipe"]
@@ -61,7 +72,7 @@ model has seen none; footage of people comes back as the nearest rendered head.
 |---|---|
 | generator | {_millions(generator)} parameters, W+ [{generator.num_layers}, {g.w_dim}], channels min({g.channel_base}/r, {g.channel_max}), sha256 `{generator.digest[:16]}` |
 | encoder | {_millions(encoder)} parameters, feature pyramid to W+, sha256 `{encoder.digest[:16]}` |
-{made}
+{_judge(folder)}{made}
 
 The bundled `clip.mp4` is head 21 of the split `eval` (`legato render --clip clip.mp4 --identity 21 --motion 13`).
 

@@ -137,7 +137,7 @@ def finish(
     networks: tuple[AttributeNetwork, AttributeNetwork] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Writes generator, encoder, directions, pictures and MODEL_CARD.md into `folder`; returns the figures.
+    """Writes the networks, directions, pictures and MODEL_CARD.md into `folder`; returns the figures.
 
     `work` keeps what does not depend on the model (attribute networks, renders of pairs) for the next time.
     """
@@ -147,10 +147,17 @@ def finish(
     networks = networks or attribute_networks(heads, work, say=say)
     directions, responses = fit_directions(generator, encoder, held_out, networks, work, options, say)
     save_directions(directions, folder / "directions.safetensors", provenance=recipe)
+    ship_judge(networks[1], folder, heads)
     say("inverting held-out heads")
     figures = judge(generator, encoder, networks[1], heads, held_out, folder, options)
     write_report(folder, generator, encoder, figures, left, responses, recipe)
     return figures
+
+
+def ship_judge(network: AttributeNetwork, folder: Path, heads: Heads) -> None:
+    """Writes the judging network beside the model, for `legato evaluate`: nothing was fitted with it."""
+    recipe = {"seed": JUDGING_SEED, "images": len(heads), "use": "measures directions and evaluations; fitted nothing"}
+    save_attributes(network, folder / "attributes.safetensors", recipe=recipe)
 
 
 def write_report(

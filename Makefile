@@ -1,5 +1,6 @@
 # `make` lists the targets. Python 3.11 or newer, a C++ compiler and make are all that must be there beforehand.
 
+SHELL := bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -74,6 +75,8 @@ $(PACKAGES_READY): $(TORCH_READY) pyproject.toml clients/python/pyproject.toml
 	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[bench,video,dev]"
 	touch $@
 
+# Of each compiler's command only the file is shown; errors are shown whole.
 $(EXTENSION_READY): $(PACKAGES_READY) $(TOOLKIT) $(NATIVE)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace
+	set -o pipefail; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace 2>&1 \
+		| sed -uE 's,^(\[[0-9]+/[0-9]+\]) .* -c .*/(csrc/[^ ]+) -o .*,\1 \2,'
 	touch $@

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from legato.synthetic.clips import clip_flow, clip_z, render_clip
+from legato.synthetic.clips import RUN, clip_flow, clip_z, render_clip, run_z
 from legato.synthetic.dataset import to_uint8
 from legato.synthetic.factors import ATTRIBUTES, MOTION, MOTION_START, attributes_of, sample_z
 from legato.synthetic.flow import exact_flow
@@ -40,6 +40,18 @@ def test_a_clip_follows_from_its_seeds() -> None:
     motion = slice(MOTION_START, MOTION_START + len(MOTION))
     others = [clip_z(3, 2, 80), clip_z(4, 1, 80), clip_z(3, 1, 80, "train")]
     assert all((other[:, motion] != z[:, motion]).any(1).all() for other in others)
+
+
+def test_runs_show_one_head_that_moves_and_another_in_the_next() -> None:
+    z = run_z(range(3 * RUN)).view(3, RUN, -1)
+    torch.testing.assert_close(run_z(range(RUN + 1, 2 * RUN)), z[1, 1:], **EXACT)
+    who, how = z[..., :MOTION_START], z[..., MOTION_START : MOTION_START + len(MOTION)]
+    assert torch.equal(who, who[:, :1].expand_as(who))
+    assert (who[0, 0] != who[1, 0]).all()
+    assert (how.diff(dim=1) != 0).any(2).all()
+    assert not torch.equal(run_z(range(RUN), "eval"), z[0])
+    single = sample_z(range(3), "train")[:, :MOTION_START]
+    assert not any(torch.equal(a, b) for a in who[:, 0] for b in single)
 
 
 def test_the_head_is_that_of_its_seed_throughout() -> None:

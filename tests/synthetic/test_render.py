@@ -12,16 +12,17 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from legato import cli
 from legato.errors import ConfigError
 from legato.synthetic import dataset
-from legato.synthetic.clips import clip_flow, clip_z, render_clip
+from legato.synthetic.clips import clip_flow, clip_z, render_clip, run_z
 from legato.synthetic.factors import ATTRIBUTES, attributes_of, sample_z
 from legato.synthetic.media import sheet, write_clip
 from legato.synthetic.renderer import Renderer
-from tests.tolerances import ATTRIBUTE_TEXT, CODEC_LEVELS
+from tests.tolerances import ATTRIBUTE_TEXT, CODEC_LEVELS, LEVELS_ROUNDING
 
 SMALL = ["--resolution", "16", "--supersample", "1"]
 
@@ -96,6 +97,15 @@ def test_odd_sides_keep_all_their_pixels(tmp_path: Path) -> None:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (15, 15)
 
 
+def test_dataset_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "SHARD", 8)
+    assert render("--dataset", tmp_path, "--images", 8, "--runs", "--split", "eval") == 0
+    expected = Renderer(16, 1)(run_z(range(8), "eval")).image
+    torch.testing.assert_close(
+        torch.from_numpy(dataset.read_shards(tmp_path, "eval").images), dataset.to_uint8(expected), **LEVELS_ROUNDING
+    )
+
+
 def test_dataset_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(dataset, "SHARD", 4)
     out = tmp_path / "heads"
@@ -119,6 +129,7 @@ def test_dataset_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         (["--sheet", "sheet.png", "--images", "5"], "--images belongs to --dataset"),
         (["--sheet", "sheet.png", "--attributes", "a.txt"], "attributes are written as .csv or .json"),
         (["--dataset", "heads"], "--dataset needs --images N"),
+        (["--sheet", "sheet.png", "--runs"], "--runs belongs to --dataset"),
         (["--clip", "clip.gif"], "a clip is .mp4, .mkv, .mov, or a folder"),
         (["--clip", "file"], "file is a file; a folder of PNG was to be written there"),
         (["--clip", "full", "--frames", "2"], "full holds pictures of something else (000007.png)"),

@@ -26,6 +26,7 @@ CONFIG = EncoderTrainingConfig(
     precision="float32",
     checkpoint_seconds=0,
 )
+IN_DOMAIN = replace(CONFIG, objective="in-domain", adversarial=0.08, adversarial_share=1.0, r1_gamma=10.0, spread=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,53 @@ def test_the_discriminator_is_listened_to_after_it_has_seen_some(tmp_path: Path,
     assert seen == [ours, judged, judged | {"fooled"}, judged | {"fooled"}]
 
 
+def test_in_domain_learns_and_so_does_its_discriminator(tmp_path: Path, generator: Generator) -> None:
+    config = replace(IN_DOMAIN, images=4 * 60, checkpoint_seconds=1e9, rate=1e-2)
+    seen: list[dict[str, float]] = []
+    training(tmp_path, generator, config).run(
+        lambda batch, values: seen.append({name: float(value) for name, value in values.items()})
+    )
+
+    def mean(name: str, of: slice) -> float:
+        found = [values[name] for values in seen[of] if name in values]
+        return sum(found) / len(found)
+
+    start, end = slice(0, 10), slice(-10, None)
+    assert mean("squares", end) < 0.9 * mean("squares", start)
+    assert mean("perceptual", end) < 0.9 * mean("perceptual", start)
+    gaps = [mean("real", of) - mean("fake", of) for of in (start, end)]
+    assert gaps[1] > gaps[0] + 0.1  # the discriminator tells them apart
+    assert "fooled" in seen[-1]
+    assert "rebuilt" not in seen[-1]
+
+
+class Thirds:
+    """Features that say where the image is bright."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        self.asked += 1
+        return [image.mean(1, keepdim=True), image[:, :1] * 3]
+
+
+def test_in_domain_compares_features(tmp_path: Path, generator: Generator) -> None:
+    data, features = heads(4, 64), Thirds()
+    config = replace(IN_DOMAIN, images=4)
+    run = EncoderTraining(config, tmp_path, generator, lambda: data, data, features=features)
+    _, values = run.step()
+    assert features.asked == 2  # of the images and of what was made of them
+    assert float(values["perceptual"]) > 0
+
+
 @pytest.mark.parametrize("samples", [False, True], ids=["pictures", "samples"])
 def test_goes_on_to_the_bit(tmp_path: Path, generator: Generator, samples: bool) -> None:
     assert_resumes_to_the_bit(lambda folder: training(folder, generator, CONFIG, samples), tmp_path, 3)
+
+
+def test_in_domain_goes_on_to_the_bit(tmp_path: Path, generator: Generator) -> None:
+    assert_resumes_to_the_bit(lambda folder: training(folder, generator, IN_DOMAIN), tmp_path, 3)
 
 
 def test_samples_bring_their_codes(tmp_path: Path, generator: Generator) -> None:

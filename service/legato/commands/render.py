@@ -24,7 +24,8 @@ A head follows from its split and number, a clip from those and --motion: the sa
 No head of the split "train" is in "eval".
 With --flow, OUT.npz (in a folder, flow.npz) holds for each frame but the first `flow` [T-1, 2, R, R] float32, the exact
 pull flow from the frame before (previous(p + flow(p)) ~ current(p), pixels, x before y), and `visible` [T-1, 1, R, R].
-A data set comes in shards of 512 images; the command goes on where a killed one stopped.
+A data set comes in shards of 512 images; the command goes on where a killed one stopped. With --runs, heads move from
+one image to the next, four images each, by 0.04 to 0.8 seconds; take a folder of their own.
 """
 
 
@@ -54,6 +55,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     heads.add_argument("--frames", metavar="N", type=_count, default=150, help="its length (default: %(default)s)")
     heads.add_argument("--fps", metavar="X", type=_rate, default=25.0, help="frames a second (default: %(default)s)")
     heads.add_argument("--images", metavar="N", type=_count, help="of a data set, rounded up to whole shards")
+    heads.add_argument(
+        "--runs", action="store_true", help="a data set in which every four images in a row show one moving head"
+    )
 
     beside = parser.add_argument_group("beside the pictures")
     beside.add_argument("--attributes", metavar="OUT", type=Path, help="what the pictures show, as .csv or .json")
@@ -95,6 +99,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--dataset needs --images N")
     if args.images is not None and not args.dataset:
         raise ConfigError("--images belongs to --dataset; a sheet has --count, a clip --frames")
+    if args.runs and not args.dataset:
+        raise ConfigError("--runs belongs to --dataset")
     if args.sheet and args.sheet.suffix.lower() != ".png":
         raise ConfigError(f"{args.sheet}: a sheet is a .png file")
     if args.attributes and args.attributes.suffix not in (".csv", ".json"):
@@ -148,19 +154,20 @@ def _clip(args: argparse.Namespace) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> None:
+    from legato.synthetic.clips import run_z
     from legato.synthetic.dataset import SHARD, write_shards
     from legato.synthetic.factors import attributes_of, sample_z
 
-    renderer, split = _renderer(args), _split(args)
+    renderer, split, draw = _renderer(args), _split(args), run_z if args.runs else sample_z
     shards = range(-(-args.images // SHARD))
     total = len(shards) * SHARD
     with _bar(total, "image") as progress:
         try:
-            write_shards(args.dataset, shards, renderer, split, progress)
+            write_shards(args.dataset, shards, renderer, split, progress, draw=draw)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     if args.attributes:
-        _attributes(args.attributes, {"seed": list(range(total))}, attributes_of(sample_z(range(total), split)))
+        _attributes(args.attributes, {"seed": list(range(total))}, attributes_of(draw(range(total), split)))
     print(f"{args.dataset}: {total} images of the split {split!r} in {len(shards)} shards, {args.resolution} pixels")
 
 

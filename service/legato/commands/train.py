@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from legato.commands import _train_encoder
+from legato.commands._train_options import Started, amount, count, open_images, seed
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
-    from legato.train.data import Data
     from legato.train.recipes import Options
-    from legato.train.training import Training
 
 EPILOG = """
 A training lives in the folder --out: checkpoint.pt, log.jsonl (losses and figures), samples.png, run.json (options),
@@ -56,9 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         required=True,
         help="what `legato render --dataset` made; with --recipe gan any images, too (their central squares)",
     )
-    generator.add_argument("--resolution", metavar="N", type=_count, default=128, help="pixels (default: %(default)s)")
+    generator.add_argument("--resolution", metavar="N", type=count, default=128, help="pixels (default: %(default)s)")
     generator.add_argument(
-        "--r1-gamma", metavar="X", type=_amount, help="weight of R1 (gan; default: 0.001 N^2 / batch)"
+        "--r1-gamma", metavar="X", type=amount, help="weight of R1 (gan; default: 0.001 N^2 / batch)"
     )
     generator.add_argument(
         "--weights-only", action="store_true", help="export generator and encoder without directions and card (joint)"
@@ -68,47 +65,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     encoder = kinds.add_parser(
         "encoder",
         help="an encoder for a generator",
-        description="Trains an encoder into W+ for a generator, which stays as it is.",
+        description=f"Trains an encoder into W+ for a generator, which stays as it is.\n{_train_encoder.OBJECTIVES}",
         epilog=EPILOG,
         formatter_class=style,
     )
-    encoder.add_argument(
-        "--generator", metavar="MODEL", default="heads-128", help="name, file or folder (default: %(default)s)"
-    )
-    source = encoder.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", metavar="FOLDER", type=Path, help="renders or images, as for a generator")
-    source.add_argument("--samples", action="store_true", help="learn from the generator's own samples")
-    encoder.add_argument(
-        "--objective", choices=("reconstruction",), default="reconstruction", help="(default: %(default)s)"
-    )
-    encoder.add_argument(
-        "--adversarial",
-        metavar="X",
-        type=_amount,
-        default=0.0,
-        help="weight of a discriminator's loss at the end (0: none)",
-    )
+    _train_encoder.add_arguments(encoder)
     _add_common(encoder)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="FOLDER", type=Path, required=True, help="the training's folder; one that exists goes on")
-    add("--images", metavar="N", type=_count, help="images to see in all (default: the recipe's)")
-    add("--batch", metavar="N", type=_count, help="images of a step at full resolution (default: the recipe's)")
-    add("--seed", metavar="N", type=_seed, default=1, help="(default: %(default)s)")
+    add("--images", metavar="N", type=count, help="images to see in all (default: the recipe's)")
+    add("--batch", metavar="N", type=count, help="images of a step at full resolution (default: the recipe's)")
+    add("--seed", metavar="N", type=seed, default=1, help="(default: %(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:N, or auto: a GPU where there is one (default: %(default)s)")
-    add("--threads", metavar="N", type=_count, help="CPU threads (default: torch's choice)")
+    add("--threads", metavar="N", type=count, help="CPU threads (default: torch's choice)")
     add(
         "--precision",
         choices=("bfloat16", "float32"),
         default="bfloat16",
         help="of convolutions (default: %(default)s)",
     )
-    add("--channel-base", metavar="N", type=_count, help="channels at r pixels: base / r, at most --channel-max")
-    add("--channel-max", metavar="N", type=_count, help="(default: the recipe's)")
-    add("--checkpoint-seconds", metavar="X", type=_amount, default=240.0, help="between two (default: %(default)g)")
-    add("--minutes", metavar="X", type=_amount, help="stop after this long; the same command goes on")
+    add("--channel-base", metavar="N", type=count, help="channels at r pixels: base / r, at most --channel-max")
+    add("--channel-max", metavar="N", type=count, help="(default: the recipe's)")
+    add("--checkpoint-seconds", metavar="X", type=amount, default=240.0, help="between two (default: %(default)g)")
+    add("--minutes", metavar="X", type=amount, help="stop after this long; the same command goes on")
     add("--export-only", action="store_true", help="do not train on: export what the checkpoint holds")
 
 
@@ -129,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     torch.backends.cudnn.benchmark = True  # every step has the shapes of the one before
     names = ("images", "batch", "seed", "precision", "checkpoint_seconds", "channel_base", "channel_max")
     options = Options(**{name: getattr(args, name) for name in names})
-    start = {"encoder": _start_encoder, "joint": _start_joint, "gan": _start_gan}
+    start = {"encoder": _train_encoder.start, "joint": _start_joint, "gan": _start_gan}
     training, export = start["encoder" if args.kind == "encoder" else args.recipe](args, options, _device(args.device))
     if args.export_only and not training.steps:
         raise ConfigError(f"--export-only: {args.out} holds no checkpoint to export. Train there first")
@@ -142,9 +124,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-Started = tuple["Training", Callable[[], Path]]
-
-
 def _start_joint(args: argparse.Namespace, options: Options, device: str) -> Started:
     from legato.train import recipes
     from legato.train.console import say
@@ -153,15 +132,15 @@ def _start_joint(args: argparse.Namespace, options: Options, device: str) -> Sta
     if args.r1_gamma is not None:
         raise ConfigError("--r1-gamma belongs to --recipe gan; the joint recipe has its own weight")
     config = recipes.joint_config(args.resolution, options)
-    data = _data(args, args.resolution)
+    data = open_images(args.data, args.out, args.resolution)
     if not data.rendered:
         raise ConfigError(
             f"--recipe joint learns its mapping from the factors of renders, and {args.data} holds images alone. Take "
             "--recipe gan, or a folder made by: legato render --dataset FOLDER --images N"
         )
-    if (count := len(data.train())) < recipes.RENDERS_WANTED:
+    if (found := len(data.train())) < recipes.RENDERS_WANTED:
         raise ConfigError(
-            f"--recipe joint wants at least {recipes.RENDERS_WANTED} renders; {args.data} holds {count}. Make more "
+            f"--recipe joint wants at least {recipes.RENDERS_WANTED} renders; {args.data} holds {found}. Make more "
             f"with: legato render --dataset {args.data} --images N"
         )
     held_out = data.held_out()
@@ -182,45 +161,12 @@ def _start_gan(args: argparse.Namespace, options: Options, device: str) -> Start
     if args.weights_only:
         raise ConfigError("--weights-only belongs to --recipe joint; the gan recipe exports nothing but weights")
     config = recipes.gan_config(args.resolution, options, args.r1_gamma)
-    data = _data(args, args.resolution)
+    data = open_images(args.data, args.out, args.resolution)
     recipes.claim(args.out, "gan", config, free=("images",))
     training = GanTraining(config, args.out, data.train, device)
     return training, lambda: recipes.export_gan(
         training, recipes.provenance("gan", training, f"{len(training.data)} images")
     )
-
-
-def _start_encoder(args: argparse.Namespace, options: Options, device: str) -> Started:
-    from legato.models import load_generator
-    from legato.train import recipes
-    from legato.train.encoder import EncoderTraining
-
-    generator = load_generator(args.generator)
-    config = recipes.encoder_config(generator, options, args.adversarial)
-    data = None if args.samples else _data(args, generator.config.resolution)
-    kind = f"encoder of generator {generator.digest[:12]} from {'samples' if args.samples else 'images'}"
-    recipes.claim(args.out, kind, config)
-    training = EncoderTraining(
-        config, args.out, generator, data.train if data else None, data.held_out() if data else None, device
-    )
-
-    def export() -> Path:
-        source = f"{len(training.data)} images" if training.data is not None else "the generator's samples"
-        return recipes.export_encoder(training, args.generator, recipes.provenance("encoder", training, source))
-
-    return training, export
-
-
-def _data(args: argparse.Namespace, resolution: int) -> Data:
-    from tqdm import tqdm
-
-    from legato.train.data import open_data
-
-    def progress(files: Iterable[Path]) -> Iterable[Path]:
-        decoded: Iterable[Path] = tqdm(files, desc="decoding images", unit="img", leave=False, disable=None)
-        return decoded
-
-    return open_data(args.data, resolution, args.out, progress)
 
 
 def _device(name: str) -> str:
@@ -239,22 +185,3 @@ def _device(name: str) -> str:
             f"--device {name} asks for a GPU that torch does not find; it finds {torch.cuda.device_count()}"
         )
     return name
-
-
-def _count(text: str) -> int:
-    return int(_number(text, int, 1, math.inf, "a whole number of at least 1"))
-
-
-def _seed(text: str) -> int:
-    return int(_number(text, int, 0, 2**31 - 1, "a whole number from 0 to 2^31 - 1"))
-
-
-def _amount(text: str) -> float:
-    return _number(text, float, 0, sys.float_info.max, "a number of at least 0")
-
-
-def _number(text: str, kind: type[int] | type[float], least: float, most: float, wanted: str) -> float:
-    with contextlib.suppress(ValueError):
-        if least <= kind(text) <= most:
-            return kind(text)
-    raise argparse.ArgumentTypeError(f"{wanted} is wanted; got {text!r}")

@@ -2,8 +2,9 @@
 
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
-from legato.models.files import load_encoder, load_generator, save_model
+from legato.models.files import load_encoder, load_generator, load_residual_encoder, save_model
 from legato.models.generator import Features, Generator, GeneratorConfig
+from legato.models.residual_encoder import ResidualEncoder
 
 __all__ = [
     "Discriminator",
@@ -12,7 +13,9 @@ __all__ = [
     "Features",
     "Generator",
     "GeneratorConfig",
+    "ResidualEncoder",
     "load_encoder",
     "load_generator",
+    "load_residual_encoder",
     "save_model",
 ]

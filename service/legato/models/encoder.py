@@ -60,15 +60,15 @@ class EncoderStage(nn.Module):
         return y
 
 
-class Encoder(nn.Module):
-    """Image [B, 3, R, R] in [-1, 1] -> latents [B, L, D] float32: w_avg + one shared offset + one per layer.
+class PyramidEncoder(nn.Module):
+    """Base: `images` stacked images [B, 3 images, R, R] -> offsets [B, L, D], one shared by the layers + one per layer.
 
     `autocast_dtype` (torch.bfloat16) is the dtype inside the convolutions; the heads are float32.
     """
 
     w_avg: Tensor
 
-    def __init__(self, config: EncoderConfig, *, autocast_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, config: EncoderConfig, *, images: int, autocast_dtype: torch.dtype | None) -> None:
         super().__init__()
         self.config = config
         self.autocast_dtype = autocast_dtype
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         self.register_buffer("w_avg", torch.zeros(dim))
 
         top = config.resolution // 2
-        self.stem = EqualConv2d(12, channels(top), 3, activate=True)
+        self.stem = EqualConv2d(12 * images, channels(top), 3, activate=True)
         self.resolutions = tuple(top >> k for k in range(int(math.log2(top)) - 2))  # of the stages' inputs: R/2 .. 8
         for r in self.resolutions:
             self.add_module(f"stage{r}", EncoderStage(channels(r), channels(r // 2)))
@@ -108,24 +108,12 @@ class Encoder(nn.Module):
         resolution = 2 ** (2 + (layer + 1) // 2)
         return 0 if resolution <= COARSE_UP_TO else 1 if resolution <= MIDDLE_UP_TO else 2
 
-    def forward(self, image: Tensor) -> Tensor:
-        r = self.config.resolution
-        if image.dim() != 4 or image.shape[1:] != (3, r, r):
-            raise ValueError(f"image is [B, 3, {r}, {r}]; got {list(image.shape)}")
-        coarse, middle, fine = self._hidden(image)
-        batch = image.shape[0]
-        levels = zip((coarse, middle, fine), self.counts, strict=True)
-        hidden = torch.cat([h.expand(n, batch, h.shape[1]) for h, n in levels])  # [L, B, hidden]
-        offsets = torch.bmm(hidden * self.offset_gain, self.offset_weight) + self.offset_bias[:, None]
-        latents: Tensor = self.w_avg + self.shared(coarse)[:, None] + offsets.transpose(0, 1)
-        return latents
-
-    def _hidden(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def hidden(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three levels' features, each [B, hidden]; a finer level builds on the one above."""
         wide = self.shared.weight.dtype
         dtype = self.autocast_dtype or wide
         # Half the resolution at four times the channels: the stem sees every pixel and costs a quarter.
-        x = F.pixel_unshuffle(image.to(dtype), 2).contiguous(memory_format=torch.channels_last)
+        x = F.pixel_unshuffle(images.to(dtype), 2).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         at: dict[int, Tensor] = {}
         for r in self.resolutions:
@@ -140,6 +128,32 @@ class Encoder(nn.Module):
         middle = (middle + self.coarse_to_middle(coarse)) * HALF_SQRT
         fine = (fine + self.middle_to_fine(middle)) * HALF_SQRT
         return coarse, middle, fine
+
+    def offsets(self, coarse: Tensor, middle: Tensor, fine: Tensor) -> Tensor:
+        """What the three levels move the layers by: [B, L, D]."""
+        levels = zip((coarse, middle, fine), self.counts, strict=True)
+        hidden = torch.cat([h.expand(n, *h.shape) for h, n in levels])  # [L, B, hidden]
+        offsets = torch.bmm(hidden * self.offset_gain, self.offset_weight) + self.offset_bias[:, None]
+        moved: Tensor = self.shared(coarse)[:, None] + offsets.transpose(0, 1)
+        return moved
+
+    def check(self, image: Tensor, what: str = "image") -> None:
+        """Raises ValueError unless it is [B, 3, R, R]."""
+        r = self.config.resolution
+        if image.dim() != 4 or image.shape[1:] != (3, r, r):
+            raise ValueError(f"{what} is [B, 3, {r}, {r}]; got {list(image.shape)}")
+
+
+class Encoder(PyramidEncoder):
+    """Image [B, 3, R, R] in [-1, 1] -> latents [B, L, D] float32: w_avg + one shared offset + one per layer."""
+
+    def __init__(self, config: EncoderConfig, *, autocast_dtype: torch.dtype | None = None) -> None:
+        super().__init__(config, images=1, autocast_dtype=autocast_dtype)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.check(image)
+        latents: Tensor = self.w_avg + self.offsets(*self.hidden(image))
+        return latents
 
 
 def _double(x: Tensor) -> Tensor:

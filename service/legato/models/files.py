@@ -24,11 +24,13 @@ from torch import Tensor
 from legato.errors import ModelFileError
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.generator import Generator, GeneratorConfig
+from legato.models.residual_encoder import ResidualEncoder
 
 FORMAT = "legato"
 VERSION = 1
 
-Model = TypeVar("Model", Generator, Encoder)
+Model = TypeVar("Model", Generator, Encoder, ResidualEncoder)
+KINDS = {Generator: "generator", Encoder: "encoder", ResidualEncoder: "residual_encoder"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,15 +44,18 @@ class Header:
 
 
 def save_model(
-    module: Generator | Encoder, path: str | Path, *, meta: Mapping[str, Any], dtype: torch.dtype = torch.float16
+    module: Generator | Encoder | ResidualEncoder,
+    path: str | Path,
+    *,
+    meta: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
 ) -> Header:
     """Write weights, rounded to `dtype`, and architecture; `meta` (JSON values) becomes the header's recipe.
 
     Raises ModelFileError where a weight is not finite in `dtype`; an existing file is replaced only by a complete one.
     """
     tensors = {name: t.detach().cpu().to(dtype) for name, t in module.state_dict().items()}
-    kind = "generator" if isinstance(module, Generator) else "encoder"
-    return write_tensors(path, tensors, kind=kind, config=dataclasses.asdict(module.config), recipe=meta)
+    return write_tensors(path, tensors, kind=KINDS[type(module)], config=dataclasses.asdict(module.config), recipe=meta)
 
 
 def load_generator(path_or_name: str | Path) -> Generator:
@@ -58,12 +63,7 @@ def load_generator(path_or_name: str | Path) -> Generator:
 
     Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
     """
-    path = resolve(path_or_name, "generator.safetensors")
-    header, tensors = read_tensors(path, kind="generator")
-    config = _config(GeneratorConfig, header, path)
-    with torch.device("meta"):
-        generator = Generator(config)
-    return _fill(generator, header, tensors, path)
+    return _load(path_or_name, Generator, GeneratorConfig)
 
 
 def load_encoder(path_or_name: str | Path) -> Encoder:
@@ -71,12 +71,12 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
 
     Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
     """
-    path = resolve(path_or_name, "encoder.safetensors")
-    header, tensors = read_tensors(path, kind="encoder")
-    config = _config(EncoderConfig, header, path)
-    with torch.device("meta"):
-        encoder = Encoder(config)
-    return _fill(encoder, header, tensors, path)
+    return _load(path_or_name, Encoder, EncoderConfig)
+
+
+def load_residual_encoder(path_or_name: str | Path) -> ResidualEncoder:
+    """As load_encoder, of residual_encoder.safetensors. Raises ModelFileError."""
+    return _load(path_or_name, ResidualEncoder, EncoderConfig)
 
 
 def resolve(path_or_name: str | Path, filename: str) -> Path:
@@ -187,6 +187,16 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
             "wanted. Fetch or save it again"
         ) from error
     return header, tensors
+
+
+def _load(path_or_name: str | Path, model: type[Model], config: type[Any]) -> Model:
+    kind = KINDS[model]
+    path = resolve(path_or_name, f"{kind}.safetensors")
+    header, tensors = read_tensors(path, kind=kind)
+    described = _config(config, header, path)
+    with torch.device("meta"):
+        built = model(described)
+    return _fill(built, header, tensors, path)
 
 
 def _config(kind: type[Any], header: Header, path: Path) -> Any:

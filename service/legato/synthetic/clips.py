@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,16 @@ from legato.synthetic.flow import exact_flow
 from legato.synthetic.renderer import Renderer
 
 FPS = 25.0
+RUN = 4  # frames of one moving head that lie in a row in a data set of runs
+RUN_STEPS = (1, 2, 5, 20)  # frames at FPS between two of them
 _BATCH = 8
 _LIMIT = 2.1  # of pose and expression, in standard deviations: further out the training images are few
 _EYES_OPEN, _EYES_CLOSED = 0.2, 1.7  # the lids begin to move at 0.25 and are shut at 1.65
 _LIPS_CLOSED, _LIPS_OPEN = -0.7, 1.5
 _GAZE_RANGE = (0.44, 0.25)  # radians to either side that a saccade may use
 _SACCADE = 0.05  # seconds
+_RUN_HEADS = 1 << 20  # the first head of the runs: no data set of single heads goes that far
+_RUN_START = 8.0  # seconds into its motion that a run begins at, at most
 
 Times = NDArray[np.float64]  # [T] seconds
 
@@ -49,6 +53,24 @@ def clip_z(identity: int, clip: int, frames: int, split: Split = "eval", *, fps:
         raise ValueError(f"a clip has at least 1 frame and a positive frame rate; got {frames} at {fps} frames/s")
     motion = _motion(f"{split} {identity} {clip}", np.arange(frames) / fps)
     return with_motion(sample_z([identity], split).expand(frames, -1), motion)
+
+
+def run_z(seeds: Sequence[int], split: Split = "train") -> Tensor:
+    """The factors z [B, 64] of images whose seeds RUN n .. RUN n + RUN - 1 show run n, at some time of its motion.
+
+    The time between two frames is the same in a run and differs between runs (RUN_STEPS): what learns from them has
+    seen neighboring frames, and heads that have moved on.
+    """
+    runs = {n: _run(n, split) for n in {seed // RUN for seed in seeds}}
+    return torch.stack([runs[seed // RUN][seed % RUN] for seed in seeds])
+
+
+def _run(number: int, split: Split) -> Tensor:
+    digest = hashlib.sha256(f"legato run {split} {number}".encode()).digest()
+    random = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+    start, step = random.uniform(0, _RUN_START), random.choice(RUN_STEPS) / FPS
+    motion = _motion(f"{split} run {number}", start + step * np.arange(RUN))
+    return with_motion(sample_z([_RUN_HEADS + number], split).expand(RUN, -1), motion)
 
 
 def render_clip(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from legato.synthetic.renderer import Rendered, Renderer
 
 SHARD = 512
 _BATCH = 16
+Draw = Callable[[Sequence[int], Split], Tensor]  # seeds, split -> z [B, 64]
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -37,11 +38,12 @@ def _masks(rendered: Rendered) -> Tensor:
 
 
 def write_shards(folder: Path, shards: range, renderer: Renderer, split: Split = "train",
-                 progress: Callable[[int], object] = lambda n: None) -> None:  # fmt: skip
+                 progress: Callable[[int], object] = lambda n: None, *, draw: Draw = sample_z) -> None:  # fmt: skip
     """Renders the given shards (seeds shard * 512 ..) that are not there yet; a killed run goes on where it was.
 
-    `progress` is told of images as they are done, or found done. Raises ValueError for a shard that is there already
-    and is damaged or of another resolution, before anything is rendered.
+    `draw(seeds, split)` gives the factors of the images. `progress` is told of images as they are done, or found done.
+    Raises ValueError for a shard that is there already and is damaged or of another resolution, before anything is
+    rendered.
     """
     folder.mkdir(parents=True, exist_ok=True)
     targets = {shard: folder / f"{split}-{shard:05d}.npz" for shard in shards}
@@ -55,7 +57,7 @@ def write_shards(folder: Path, shards: range, renderer: Renderer, split: Split =
         seeds = range(shard * SHARD, (shard + 1) * SHARD)
         images, masks = [], []
         for i in range(0, SHARD, _BATCH):
-            rendered = renderer(sample_z(seeds[i : i + _BATCH], split))
+            rendered = renderer(draw(seeds[i : i + _BATCH], split))
             images.append(to_uint8(rendered.image).cpu())
             masks.append(_masks(rendered).cpu())
             progress(len(images[-1]))

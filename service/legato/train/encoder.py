@@ -3,7 +3,10 @@
 The loss is the weighted reconstruction of the joint training, with a penalty on the spread of a code over its layers
 (as e4e's delta regularizer, Tov et al. 2021, eq. 4). Where the images are the generator's own samples their codes are
 known, and the distance to them is a third term. A share of the images at the end may add a discriminator's judgment of
-the reconstruction (the domain-guided encoder, Zhu et al. 2020, eq. 2).
+the reconstruction.
+
+The other objective is that of the domain-guided encoder (Zhu et al. 2020, eq. 2 and 3): mean squared error, a
+perceptual term, and the discriminator from the beginning.
 """
 
 from __future__ import annotations
@@ -12,20 +15,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from legato.losses import laplacian_pyramid_l1, mse, perceptual_distance
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.generator import Generator
+from legato.models.perceptual import PerceptualNetwork
 from legato.synthetic.dataset import Heads
 from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
 from legato.train.state import Ema
-from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, set_rate
+from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, frozen, set_rate
 
-R1_GAMMA = 1.0
 WARM_UP_STEPS = 100  # the rate rises linearly
 SHEET = 12
 HELD_OUT = 128  # images that figures are measured on, at most
@@ -41,10 +46,14 @@ class EncoderTrainingConfig:
     batch: int = 16
     rate: float = 2.5e-3
     rate_end: float = 1e-4  # reached along a cosine
+    objective: Literal["reconstruction", "in-domain"] = "reconstruction"
     spread: float = 0.02
     code: float = 1.0  # weight of the distance to the known codes of samples
     adversarial: float = 0.0  # weight; 0: no discriminator
     adversarial_share: float = 0.4  # of the images, at the end
+    r1_gamma: float = 1.0
+    perceptual: str = "pyramid"  # of the in-domain objective: the features' name
+    perceptual_weight: float = 1.0
     discriminator_base: int = 2048
     discriminator_images: int = 2_000  # seen by the discriminator before it is listened to
     ema_images: float = 5_000
@@ -66,7 +75,8 @@ class EncoderTraining(Training):
     """One encoder training in a folder.
 
     `read` gives the images and may give more of them later, `held_out` those that are measured; without `read` the
-    generator's own samples are both.
+    generator's own samples are both. `features` are those of the in-domain objective; without them an L1 Laplacian
+    pyramid stands in.
     """
 
     def __init__(
@@ -77,12 +87,13 @@ class EncoderTraining(Training):
         read: Callable[[], Heads] | None = None,
         held_out: Heads | None = None,
         device: str = "cpu",
+        features: PerceptualNetwork | None = None,
     ) -> None:
         super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
         self.config, self.read, self.data = config, read, read() if read else None
         dtype = dtype_of(config.precision)
-        # Training mode: the reference of each op, which is there on every device.
-        self.generator = generator.to(self.device).requires_grad_(False).train()
+        self.features = features
+        self.generator = frozen(generator, self.device)
         self.generator.autocast_dtype = dtype
         self.encoder = Encoder(config.encoder, autocast_dtype=dtype).to(self.device)
         self.encoder.w_avg.copy_(generator.w_avg)
@@ -139,17 +150,17 @@ class EncoderTraining(Training):
         if judged:
             with torch.no_grad():
                 fake = self.generator(self.encoder(batch.images))
-            r1_weight = R1_GAMMA / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
+            r1_weight = config.r1_gamma / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
             values |= discriminator_step(self.discriminator, self.d_optimizer, batch.images, fake, r1_weight)
         return config.batch, values
 
     def _encoder_step(self, batch: Batch, judged: bool) -> Values:
         codes = self.encoder(batch.images)
         image = self.generator(codes)
-        rebuilt = weighted_reconstruction(image, batch.images, batch.masks)
+        rebuilt, terms = self._rebuilt(image, batch)
         spread = (codes - codes.mean(1, keepdim=True)).square().mean()
         loss = rebuilt + self.config.spread * spread
-        values = {"rebuilt": rebuilt.detach(), "spread": spread.detach()}
+        values = {**terms, "spread": spread.detach()}
         if batch.latents is not None:
             distance = (codes - batch.latents).square().mean()
             loss = loss + self.config.code * distance
@@ -162,6 +173,21 @@ class EncoderTraining(Training):
         loss.backward()
         self.optimizer.step()
         return values
+
+    def _rebuilt(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the images are compared by, and its parts for the log."""
+        if self.config.objective == "reconstruction":
+            loss = weighted_reconstruction(image, batch.images, batch.masks)
+            return loss, {"rebuilt": loss.detach()}
+        squares = mse(image, batch.images).mean()
+        if self.features is None:
+            alike = laplacian_pyramid_l1(image, batch.images).mean()
+        else:
+            with torch.no_grad():
+                wanted = self.features.features(batch.images)
+            alike = perceptual_distance(self.features.features(image), wanted).mean()
+        parts = {"squares": squares.detach(), "perceptual": alike.detach()}
+        return squares + self.config.perceptual_weight * alike, parts
 
     def _draw(self, count: int) -> Batch:
         if self.data is None:

@@ -15,7 +15,7 @@ import torch
 
 import legato
 from legato.errors import ConfigError
-from legato.models.encoder import EncoderConfig
+from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.files import resolve, save_model
 from legato.models.generator import Generator, GeneratorConfig
 from legato.synthetic.dataset import Heads
@@ -24,6 +24,7 @@ from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
 from legato.train.finish import finish, fit_weights
 from legato.train.gan import GanConfig, GanTraining
 from legato.train.joint import HEADS_128, JointConfig, JointTraining, Phase
+from legato.train.residual import ResidualConfig, ResidualTraining
 from legato.train.training import CHECKPOINT, Precision, Training
 
 MODEL = "model"  # folder below a training's own that receives what it exports
@@ -108,6 +109,48 @@ def encoder_config(generator: Generator, options: Options, adversarial: float = 
         batch=options.batch or 16,
         adversarial=adversarial,
         discriminator_base=max(base, g.resolution),
+        precision=options.precision,
+        seed=options.seed,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+
+
+def in_domain_config(
+    generator: Generator,
+    options: Options,
+    adversarial: float | None = None,
+    perceptual: str | None = None,
+    perceptual_weight: float | None = None,
+) -> EncoderTrainingConfig:
+    """The domain-guided encoder (Zhu et al. 2020), with the weights of its released code. Raises ConfigError.
+
+    `perceptual` names the features; of others than the released code's the weight, as of LPIPS in Richardson et al.
+    2021, is 0.8. Rates and the lazy R1 are those of the other objective: layers have an equalized learning rate here.
+    """
+    weights = {None: 1.0, "vgg16-in_domain": 5e-5}
+    weight = weights.get(perceptual, 0.8) if perceptual_weight is None else perceptual_weight
+    return replace(
+        encoder_config(generator, options, 0.08 if adversarial is None else adversarial),
+        objective="in-domain",
+        adversarial_share=1.0,
+        r1_gamma=10.0,
+        spread=0.0,
+        perceptual=perceptual or "pyramid",
+        perceptual_weight=weight,
+    )
+
+
+def residual_config(generator: Generator, encoder: Encoder, options: Options) -> ResidualConfig:
+    """A residual encoder of the encoder's size. Raises ConfigError where the encoder is of another generator."""
+    g, e = generator.config, encoder.config
+    if (g.resolution, g.num_layers, g.w_dim) != (e.resolution, e.num_layers, e.w_dim):
+        raise ConfigError(
+            f"the encoder gives {e.num_layers} layers of {e.w_dim} from {e.resolution} pixels, the generator takes "
+            f"{g.num_layers} of {g.w_dim} to {g.resolution} pixels. Give the encoder of this generator (--encoder)"
+        )
+    return ResidualConfig(
+        images=options.images or 150_000,
+        batch=options.batch or 24,
         precision=options.precision,
         seed=options.seed,
         checkpoint_seconds=options.checkpoint_seconds,
@@ -210,9 +253,28 @@ def export_encoder(training: EncoderTraining, generator: str, meta: Mapping[str,
     folder = training.folder / MODEL
     folder.mkdir(exist_ok=True)
     save_model(training.average, folder / "encoder.safetensors", meta={**meta, "generator": training.generator.digest})
-    source = resolve(generator, "generator.safetensors")
-    for path in (source, source.with_name("directions.safetensors")):
-        target = folder / ("generator.safetensors" if path == source else path.name)
-        if path.exists() and path.resolve() != target.resolve():
-            shutil.copyfile(path, target)
+    _copy_generator(generator, folder)
     return folder
+
+
+def export_residual(training: ResidualTraining, generator: str, encoder: str, meta: Mapping[str, Any]) -> Path:
+    """The averaged residual encoder, beside copies of what it belongs to."""
+    folder = training.folder / MODEL
+    folder.mkdir(exist_ok=True)
+    owners = {"generator": training.generator.digest, "encoder": training.encoder.digest}
+    save_model(training.average, folder / "residual_encoder.safetensors", meta={**meta, **owners})
+    _copy_generator(generator, folder)
+    _copy(resolve(encoder, "encoder.safetensors"), folder / "encoder.safetensors")
+    return folder
+
+
+def _copy_generator(generator: str, folder: Path) -> None:
+    """And its directions, where it has some."""
+    source = resolve(generator, "generator.safetensors")
+    _copy(source, folder / "generator.safetensors")
+    _copy(source.with_name("directions.safetensors"), folder / "directions.safetensors")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.exists() and source.resolve() != target.resolve():
+        shutil.copyfile(source, target)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from legato.errors import LegatoError
+from legato.models.generator import Generator
+from legato.ops._library import has_kernel
 from legato.train.state import Ema, Log, load_checkpoint, save_checkpoint, write_grid
 
 Precision = Literal["float32", "bfloat16"]
@@ -161,6 +163,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def dtype_of(precision: Precision) -> torch.dtype | None:
     """The dtype inside the convolutions; None: that of the weights."""
     return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def frozen(generator: Generator, device: torch.device) -> Generator:
+    """The generator on `device`, to differentiate its latents alone: fused where the device has the kernels (half the
+    time on a CPU), otherwise in training mode, where the plain-torch reference runs."""
+    with_kernels = all(has_kernel(op, device.type) for op in ("modulated_conv2d", "to_rgb"))
+    return generator.to(device).requires_grad_(False).train(not with_kernels)
 
 
 def chunks(count: int, size: int) -> Iterable[Tensor]:

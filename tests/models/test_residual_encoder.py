@@ -11,6 +11,7 @@ from torch import Tensor
 from legato.errors import ModelFileError
 from legato.models import EncoderConfig, ResidualEncoder, load_encoder, load_residual_encoder, save_model
 from legato.models.encoder import Encoder
+from legato.models.residual_encoder import SHARE, residual_step
 from tests.tolerances import BFLOAT16_IMAGE, EXACT, GENERATOR_ROUNDING
 
 CONFIG = EncoderConfig(64, 10, w_dim=16, channel_base=256, channel_max=32, pyramid_channels=12)
@@ -32,38 +33,47 @@ def encoder() -> Encoder:
     return made
 
 
-def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.randn(batch, 3, 64, 64), torch.randn(batch, 3, 64, 64), torch.randn(batch, 10, 16)
+def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    images, codes = torch.randn(2, batch, 3, 64, 64), torch.randn(2, batch, 10, 16)
+    return images[0], images[1], codes[0], codes[1]
 
 
-def test_moves_nothing_at_first() -> None:
+def test_trusts_the_encoder_at_first() -> None:
+    given = inputs(3)
     for residual in (ResidualEncoder(CONFIG), ResidualEncoder.from_encoder(encoder())):
-        moved = residual(*inputs(3))
-        assert moved.shape == (3, 10, 16)
+        moved = residual(*given)
         assert moved.dtype == torch.float32
-        assert not moved.any()
+        torch.testing.assert_close(moved, SHARE * given[-1], **GENERATOR_ROUNDING)
 
 
 def test_starts_with_what_the_encoder_sees() -> None:
     """Where the rebuilt image is the image, the features are the encoder's own."""
     source = encoder()
     residual = ResidualEncoder.from_encoder(source).requires_grad_(False).eval()
-    x, y, _ = inputs()
+    x, y, *_ = inputs()
     for mine, its in zip(residual.hidden(torch.cat([x, y, torch.zeros_like(x)], 1)), source.hidden(x), strict=True):
         torch.testing.assert_close(mine, its, **GENERATOR_ROUNDING)
 
 
-def test_every_weight_learns_once_something_moves() -> None:
-    residual = ResidualEncoder(CONFIG)
+def test_every_weight_learns_once_it_looks() -> None:
+    residual = ResidualEncoder.from_encoder(encoder()).requires_grad_(True)
     with torch.no_grad():
         for name, parameter in residual.named_parameters():
-            if name.startswith(("shared", "offset", "codes")):
+            if name.startswith(("seen", "codes")):
                 parameter.normal_()
     residual(*inputs()).square().mean().backward()
     assert [n for n, p in residual.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("which", range(3), ids=["image", "rebuilt", "latents"])
+def test_a_step_is_what_it_says() -> None:
+    """On a generator that shows nothing of the code: the share of E(x) - E(y) is added."""
+    source, (x, y, w, _) = encoder(), inputs()
+    residual = ResidualEncoder.from_encoder(source).requires_grad_(False).eval()
+    stepped = residual_step(residual, source, x, source(x), y, w)
+    torch.testing.assert_close(stepped, w + SHARE * (source(x) - source(y)), **GENERATOR_ROUNDING)
+
+
+@pytest.mark.parametrize("which", range(4), ids=["image", "rebuilt", "latents", "difference"])
 def test_every_input_counts(which: int) -> None:
     residual, given = trained(), list(inputs())
     before = residual(*given)
@@ -108,12 +118,14 @@ def test_an_encoder_is_no_residual_encoder(tmp_path: Path) -> None:
 
 
 def test_wrong_sizes_are_told() -> None:
-    residual, (x, y, w) = ResidualEncoder(CONFIG), inputs()
+    residual, (x, y, w, d) = ResidualEncoder(CONFIG), inputs()
     with pytest.raises(ValueError, match=r"image is \[B, 3, 64, 64\]; got \[2, 3, 32, 32\]"):
-        residual(x[..., :32, :32], y, w)
+        residual(x[..., :32, :32], y, w, d)
     with pytest.raises(ValueError, match=r"rebuilt is \[B, 3, 64, 64\]; got \[3, 64, 64\]"):
-        residual(x, y[0], w)
-    with pytest.raises(ValueError, match=r"rebuilt has 2 images and latents is \[2, 10, 16\].*got 2 and \[2, 9, 16\]"):
-        residual(x, y, w[:, 1:])
-    with pytest.raises(ValueError, match="got 1 and"):
-        residual(x, y[:1], w)
+        residual(x, y[0], w, d)
+    with pytest.raises(ValueError, match=r"difference are \[2, 10, 16\].*got 2, \[2, 9, 16\] and \[2, 10, 16\]"):
+        residual(x, y, w[:, 1:], d)
+    with pytest.raises(ValueError, match=r"and \[1, 10, 16\]"):
+        residual(x, y, w, d[:1])
+    with pytest.raises(ValueError, match="got 1, "):
+        residual(x, y[:1], w, d)

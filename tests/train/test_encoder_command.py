@@ -62,7 +62,7 @@ def test_residual(model: Path, renders: Path, tmp_path: Path) -> None:
     assert recipe["generator"] == load_generator(model).digest
     assert recipe["encoder"] == load_encoder(model).digest
     assert recipe["data"] == "512 images, 512 images of runs"
-    assert {"psnr0_db", "psnr1_db", "psnr2_db", "carried_psnr_db"} <= recipe.keys()
+    assert {"psnr0_db", "psnr1_db", "run_psnr_db", "carried_psnr_db"} <= recipe.keys()
     assert cli.main([*command, "--images", "12"]) == 0  # more than were asked for at first
     assert checkpoint(out)["progress"] == (12, 3)
 

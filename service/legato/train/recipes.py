@@ -150,7 +150,7 @@ def residual_config(generator: Generator, encoder: Encoder, options: Options) ->
         )
     return ResidualConfig(
         images=options.images or 150_000,
-        batch=options.batch or 24,
+        batch=options.batch or 12,
         precision=options.precision,
         seed=options.seed,
         checkpoint_seconds=options.checkpoint_seconds,

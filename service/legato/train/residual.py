@@ -1,4 +1,4 @@
-"""A residual encoder for a frozen generator and its encoder: R(x, G(w), w) -> dw, trained on the states it is used in.
+"""A residual encoder for a frozen generator and its encoder, trained on the states that it is used in.
 
 After ReStyle (Alaluf et al. 2021), which unrolls w' = w + R(x, G(w)) on one image with a loss on every step. A tracker
 also carries what an encoder got wrong, c = w' - E(x), to the next frame: w = E(x_t) + c. A network that never saw such
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
-from legato.models.residual_encoder import ResidualEncoder
+from legato.models.residual_encoder import ResidualEncoder, residual_step
 from legato.synthetic.clips import RUN
 from legato.synthetic.dataset import Heads
-from legato.train.encoder import HELD_OUT, SHEET, WARM_UP_STEPS
+from legato.train.encoder import SHEET, WARM_UP_STEPS
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
 from legato.train.state import Ema
 from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, frozen, set_rate
 
+HELD_OUT = 64  # images and frames of runs that figures are measured on, at most
 CARRIED_STEPS = 12  # of the held-out runs: three times their frames, there and back
 STEPS = 2  # on every image of a step of the optimizer
 
@@ -38,9 +39,9 @@ class ResidualConfig:
     """Options of a residual encoder's training."""
 
     images: int  # to see; an image counts once for every step that is taken on it
-    batch: int = 24  # such images of a step of the optimizer
-    rate: float = 2e-3
-    rate_end: float = 1e-4  # reached along a cosine
+    batch: int = 12  # such images of a step of the optimizer
+    rate: float = 1e-3
+    rate_end: float = 5e-5  # reached along a cosine
     carried: float = 0.5  # share of the batch that continues a stream of the pool
     pool: int = 256  # streams
     restart: float = 0.04  # chance that a visit to a stream begins a new one
@@ -48,7 +49,7 @@ class ResidualConfig:
     gradient: float = 0.02  # step along the gradient, in root mean square, of every second stream
     spread: float = 0.02  # weight of a code's variance over its layers
     steadiness: float = 1.0  # weight of the error of the frame-to-frame change
-    ema_images: float = 5_000
+    ema_images: float = 2_000
     precision: Precision = "bfloat16"
     seed: int = 1
     checkpoint_seconds: float = 240
@@ -88,8 +89,8 @@ class ResidualTraining(Training):
     """One training of a residual encoder in a folder.
 
     `read` gives single images and may give more of them later; `runs` are images RUN in a row of one moving head, for
-    the pool. The held-out figures are dB: `psnr0_db` of the encoder, `psnr1_db`.. after steps, `carried_psnr_db` of the
-    runs after CARRIED_STEPS of one step a frame.
+    the pool. The held-out figures are dB: `psnr0_db` of the encoder, `psnr1_db`.. after steps; on the last quarter of
+    CARRIED_STEPS frames of the runs `run_psnr_db` of the encoder, `carried_psnr_db` with one step on each frame.
     """
 
     def __init__(
@@ -146,33 +147,34 @@ class ResidualTraining(Training):
             for k, image in enumerate(self._unrolled(x, 3)):
                 totals[k] += mean_psnr(image, x) * len(x) / count
         found = {f"psnr{k}_db": float(total) for k, total in enumerate(totals)}
-        return found | {"carried_psnr_db": self._carried_psnr()}
+        return found | self._carried()
 
     def _unrolled(self, x: Tensor, steps: int) -> list[Tensor]:
         """Images of the encoder's code and after each step, with the averaged weights."""
-        codes = self.encoder(x)
+        codes = encoded = self.encoder(x)
         images = [self.generator(codes)]
         for _ in range(steps):
-            codes = codes + self.average(x, images[-1], codes)
+            codes = residual_step(self.average, self.encoder, x, encoded, images[-1], codes)
             images.append(self.generator(codes))
         return images
 
-    def _carried_psnr(self) -> float:
-        """Mean PSNR in dB over the last quarter of CARRIED_STEPS frames, one step on each."""
-        count = min(HELD_OUT // RUN, len(self.held_out_runs) // RUN)
+    def _carried(self) -> dict[str, float]:
+        """Means over the last quarter of CARRIED_STEPS frames of the held-out runs, there and back."""
+        count = min(HELD_OUT, len(self.held_out_runs)) // RUN
         there_and_back = [*range(RUN), *range(RUN - 2, 0, -1)]
-        total, last = 0.0, CARRIED_STEPS // 4
+        found, last = {"run_psnr_db": 0.0, "carried_psnr_db": 0.0}, CARRIED_STEPS // 4
         for index in chunks(count, 16):
             correction: Tensor | float = 0.0
             for k in range(CARRIED_STEPS):
                 x, _ = self.held_out_runs.batch(index * RUN + there_and_back[k % len(there_and_back)], self.device)
                 encoded = self.encoder(x)
                 codes = encoded + correction
-                codes = codes + self.average(x, self.generator(codes), codes)
+                codes = residual_step(self.average, self.encoder, x, encoded, self.generator(codes), codes)
                 correction = codes - encoded
                 if k >= CARRIED_STEPS - last:
-                    total += mean_psnr(self.generator(codes), x) * len(x) / (last * count)
-        return total
+                    for name, of in zip(found, (encoded, codes), strict=True):
+                        found[name] += mean_psnr(self.generator(of), x) * len(x) / (last * count)
+        return found
 
     def step(self) -> tuple[int, Values]:
         config = self.config
@@ -218,7 +220,8 @@ class ResidualTraining(Training):
                 rebuilt = self.generator(start)
             else:
                 rebuilt = torch.cat([self.generator(start[:carried]), before.image[carried:]])
-        codes = start + self.residual(x, rebuilt, start)
+            difference = encoded - self.encoder(rebuilt)
+        codes = start + self.residual(x, rebuilt, start, difference)
         codes.retain_grad()
         return Stepped(codes, self.generator(codes), (codes - encoded).detach())
 

@@ -1,8 +1,8 @@
 """Residual encoder: from an image and what a code gives of it, how to move the code.
 
-After ReStyle (Alaluf et al. 2021, section 3): w' = w + R(x, G(w)), any number of times, without a gradient. Here R adds
-to a share of what the encoder itself makes of the two images, E(x) - E(G(w)), what it has learned to see in them and in
-their difference. It also sees the code: one that is carried from frame to frame may stray where no image shows it.
+After ReStyle (Alaluf et al. 2021, section 3): w' = w + R(x, G(w)), any number of times, without a gradient. Here R also
+sees the difference of the two images, and the code: one that is carried from frame to frame may stray where no image
+shows it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from legato.models.encoder import Encoder, EncoderConfig, PyramidEncoder
 from legato.models.layers import EqualLinear
 
 DIFFERENCE_GAIN = 4.0  # brings x - G(w) to the scale of the images
-SHARE = 0.6  # of E(x) - E(G(w)) at first; on heads-128 half to three quarters bring most, 0.3 dB
 
 
 class ResidualEncoder(PyramidEncoder):
-    """R(x, G(w), w, E(x) - E(G(w))) -> dw [B, L, D] float32; at first SHARE of its last argument.
+    """R(x, G(w), w) -> dw [B, L, D] float32; nothing at first.
 
     `config` and `autocast_dtype` are as an encoder's.
     """
@@ -28,7 +27,6 @@ class ResidualEncoder(PyramidEncoder):
     def __init__(self, config: EncoderConfig, *, autocast_dtype: torch.dtype | None = None) -> None:
         super().__init__(config, images=3, autocast_dtype=autocast_dtype)
         dim = config.w_dim
-        self.share = nn.Parameter(torch.full((config.num_layers, 1), SHARE))
         self.seen = nn.ModuleList(EqualLinear(dim, dim) for _ in self.counts)
         self.codes = nn.ModuleList(EqualLinear(dim, dim) for _ in self.counts)
         for linear in (*self.seen, *self.codes):
@@ -46,21 +44,15 @@ class ResidualEncoder(PyramidEncoder):
         made.load_state_dict(learned, strict=False)
         return made
 
-    def forward(self, image: Tensor, rebuilt: Tensor, latents: Tensor, difference: Tensor) -> Tensor:
-        """dw [B, L, D]. Raises ValueError.
-
-        image: x [B, 3, R, R] in [-1, 1].
-        rebuilt: G(w) [B, 3, R, R].
-        latents: w [B, L, D].
-        difference: E(x) - E(G(w)) [B, L, D].
-        """
+    def forward(self, image: Tensor, rebuilt: Tensor, latents: Tensor) -> Tensor:
+        """image x and rebuilt G(w) [B, 3, R, R] in [-1, 1], latents w [B, L, D] -> dw [B, L, D]. Raises ValueError."""
         self.check(image)
         self.check(rebuilt, "rebuilt")
         wanted = (len(image), self.config.num_layers, self.config.w_dim)
-        if len(rebuilt) != len(image) or latents.shape != wanted or difference.shape != wanted:
+        if len(rebuilt) != len(image) or latents.shape != wanted:
             raise ValueError(
-                f"rebuilt has {len(image)} images, latents and difference are {list(wanted)}, as image has; got "
-                f"{len(rebuilt)}, {list(latents.shape)} and {list(difference.shape)}"
+                f"rebuilt has {len(image)} images and latents is {list(wanted)}, as image has; got {len(rebuilt)} "
+                f"and {list(latents.shape)}"
             )
         images = torch.cat([image, rebuilt, (image - rebuilt) * DIFFERENCE_GAIN], 1)
         parts = (latents - self.w_avg).split(self.counts, 1)
@@ -68,12 +60,4 @@ class ResidualEncoder(PyramidEncoder):
             seen(level) + code(part.mean(1)) if part.shape[1] else seen(level)
             for level, seen, code, part in zip(self.hidden(images), self.seen, self.codes, parts, strict=True)
         ]
-        return self.share * difference + self.offsets(*levels)
-
-
-def residual_step(
-    residual: ResidualEncoder, encoder: Encoder, image: Tensor, encoded: Tensor, rebuilt: Tensor, latents: Tensor
-) -> Tensor:
-    """w + R: the code [B, L, D] after one step from `latents` w, where `encoded` is E(x) and `rebuilt` is G(w)."""
-    moved: Tensor = latents + residual(image, rebuilt, latents, encoded - encoder(rebuilt))
-    return moved
+        return self.offsets(*levels)

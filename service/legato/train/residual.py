@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
-from legato.models.residual_encoder import ResidualEncoder, residual_step
+from legato.models.residual_encoder import ResidualEncoder
 from legato.synthetic.clips import RUN
 from legato.synthetic.dataset import Heads
 from legato.train.encoder import SHEET, WARM_UP_STEPS
@@ -46,7 +46,7 @@ class ResidualConfig:
     pool: int = 256  # streams
     restart: float = 0.04  # chance that a visit to a stream begins a new one
     inherit: float = 0.2  # chance that a new one begins with the correction of the old: a scene cut that nobody saw
-    gradient: float = 0.02  # step along the gradient, in root mean square, of every second stream
+    gradient: float = 0.01  # step along the gradient, in root mean square, of every second stream
     spread: float = 0.02  # weight of a code's variance over its layers
     steadiness: float = 1.0  # weight of the error of the frame-to-frame change
     ema_images: float = 2_000
@@ -151,10 +151,10 @@ class ResidualTraining(Training):
 
     def _unrolled(self, x: Tensor, steps: int) -> list[Tensor]:
         """Images of the encoder's code and after each step, with the averaged weights."""
-        codes = encoded = self.encoder(x)
+        codes = self.encoder(x)
         images = [self.generator(codes)]
         for _ in range(steps):
-            codes = residual_step(self.average, self.encoder, x, encoded, images[-1], codes)
+            codes = codes + self.average(x, images[-1], codes)
             images.append(self.generator(codes))
         return images
 
@@ -169,7 +169,7 @@ class ResidualTraining(Training):
                 x, _ = self.held_out_runs.batch(index * RUN + there_and_back[k % len(there_and_back)], self.device)
                 encoded = self.encoder(x)
                 codes = encoded + correction
-                codes = residual_step(self.average, self.encoder, x, encoded, self.generator(codes), codes)
+                codes = codes + self.average(x, self.generator(codes), codes)
                 correction = codes - encoded
                 if k >= CARRIED_STEPS - last:
                     for name, of in zip(found, (encoded, codes), strict=True):
@@ -220,8 +220,7 @@ class ResidualTraining(Training):
                 rebuilt = self.generator(start)
             else:
                 rebuilt = torch.cat([self.generator(start[:carried]), before.image[carried:]])
-            difference = encoded - self.encoder(rebuilt)
-        codes = start + self.residual(x, rebuilt, start, difference)
+        codes = start + self.residual(x, rebuilt, start)
         codes.retain_grad()
         return Stepped(codes, self.generator(codes), (codes - encoded).detach())
 

@@ -12,7 +12,7 @@ import torch
 from legato.models import load_encoder, save_model
 from legato.models.generator import Generator
 from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
-from tests.tolerances import EXACT
+from tests.tolerances import EXACT, GENERATOR_ROUNDING
 from tests.train.small import ENCODER_64, GENERATOR_64, Killed, assert_resumes_to_the_bit, heads, kill_after
 
 CONFIG = EncoderTrainingConfig(
@@ -48,6 +48,18 @@ def test_begins_at_the_mean_latent(tmp_path: Path, generator: Generator) -> None
     run = training(tmp_path, generator, CONFIG)
     for module in (run.encoder, run.average):
         torch.testing.assert_close(module.w_avg, generator.w_avg, **EXACT)
+
+
+def test_differentiates_the_generator_by_the_fused_ops(tmp_path: Path, generator: Generator) -> None:
+    """With the gradient that the reference gives."""
+    run = training(tmp_path, generator, CONFIG)
+    assert not run.generator.training
+    gradients = []
+    for live in (False, True):
+        latents = torch.randn(2, 10, 16, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+        run.generator.train(live)(latents).square().mean().backward()
+        gradients.append(latents.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], **GENERATOR_ROUNDING)
 
 
 def test_learns_a_small_set_and_leaves_the_generator(tmp_path: Path, generator: Generator) -> None:

@@ -153,6 +153,19 @@ def test_more_freedom_comes_closer(scene: Scene) -> None:
     assert scene.psnr(shared, 0) > scene.psnr(static, 0)
 
 
+def test_the_domain_term_keeps_codes_where_the_encoder_puts_their_pictures(scene: Scene) -> None:
+    @torch.no_grad()
+    def distance(weight: float) -> float:
+        found = scene.invert(replace(BRIEF, share="free", steps=8, domain_weight=weight))
+        codes = torch.cat([clip.latents for clip in found.clips])
+        return float((codes - scene.encoder(scene.generator(codes))).square().mean())
+
+    assert distance(1.0) < 0.9 * distance(0.0)
+    options = replace(BRIEF, start="w_avg", domain_weight=1.0)
+    with pytest.raises(InvalidInput, match="domain term want an encoder"):
+        consecutive(scene.generator, scene.clips, mean=scene.generator.w_avg, layers=LAYERS, options=options)
+
+
 def test_progress_counts_all_batches_and_a_killed_run_goes_on(scene: Scene, tmp_path: Path) -> None:
     options = replace(BRIEF, frames_per_batch=1)
     checkpoint = Checkpoint(tmp_path / "clips.safetensors", every=2)
@@ -191,7 +204,7 @@ def test_what_cannot_be_inverted_is_told(scene: Scene) -> None:
         scene.invert(BRIEF, [scene.clips[0], broken])
     with pytest.raises(InvalidInput, match=r"clip 1 is \[4, 3, 32, 32\]"):
         scene.invert(BRIEF, [scene.clips[0], scene.clips[0][:, :, ::2, ::2]])
-    with pytest.raises(InvalidInput, match="wants an encoder"):
+    with pytest.raises(InvalidInput, match="want an encoder"):
         consecutive(scene.generator, scene.clips)
     with pytest.raises(InvalidInput, match="number of layers"):
         consecutive(scene.generator, scene.clips, options=replace(BRIEF, start="w_avg"))

@@ -19,7 +19,7 @@ from legato.errors import InvalidInput
 from legato.inversion.check import check_images
 from legato.inversion.code import Synthesize
 from legato.inversion.consistency import Anchor, Consistency, FlowFunction, Pairs, consistency, dis_flow
-from legato.inversion.in_domain import Encode
+from legato.inversion.in_domain import Encode, domain
 from legato.inversion.objective import Features, Objective, perceptual, pixel, pyramid, squared
 from legato.inversion.shared import Share, SharedCode
 from legato.inversion.solve import Inversion, Schedule, solve
@@ -63,6 +63,7 @@ class ConsecutiveOptions:
     squared: bool = False  # MSE in place of L1 for pixels and consistency
     pyramid_weight: float = 1.0  # where there are no features
     perceptual_weight: float = 1.0  # where there are
+    domain_weight: float = 0.0  # of mean((w - E(G(w)))^2), the term of in-domain inversion; wants an encoder
     steps: int = 100
     lr: float = 0.02
     cooldown: float = 0.25
@@ -208,8 +209,10 @@ def consecutive(
     """
     options = options or ConsecutiveOptions()
     _check(clips)
-    if options.start == "encoder" and encode is None:
-        raise InvalidInput("the start 'encoder' wants an encoder; give one, or start from 'w_avg'")
+    if encode is None and (options.start == "encoder" or options.domain_weight):
+        raise InvalidInput(
+            "the start 'encoder' and the domain term want an encoder; give one, or start from 'w_avg' without that term"
+        )
     if options.start != "encoder" and (mean is None or layers < 1):
         raise InvalidInput(f"the start {options.start!r} wants the generator's w_avg and its number of layers")
     codes: list[dict[int, Tensor]] = [{} for _ in clips]
@@ -221,7 +224,7 @@ def consecutive(
         base = _start(images, options, encode, mean, layers).unflatten(0, (len(windows), size))
         found = solve(
             SharedCode(base, options.share),
-            _objective(images, size, options, flow, features),
+            _objective(images, size, options, encode, flow, features),
             Schedule(
                 options.steps,
                 options.lr,
@@ -265,7 +268,12 @@ def _start(
 
 
 def _objective(
-    images: Tensor, size: int, options: ConsecutiveOptions, flow: FlowFunction, features: Features | None
+    images: Tensor,
+    size: int,
+    options: ConsecutiveOptions,
+    encode: Encode | None,
+    flow: FlowFunction,
+    features: Features | None,
 ) -> Objective:
     terms = [squared(images) if options.squared else pixel(images)]
     if features is not None:
@@ -276,6 +284,8 @@ def _objective(
         pairs = Pairs.of(images, size, options.anchor, flow, occlusion=options.occlusion)
         weight = options.consistency_weight
         terms.append(consistency(options.consistency, pairs, images, size, weight, squared=options.squared))
+    if options.domain_weight and encode is not None:
+        terms.append(domain(encode, options.domain_weight))
     return Objective(tuple(terms))
 
 

@@ -134,7 +134,7 @@ def invert_clips(
         found = consecutive(
             generator,
             clips,
-            encode=networks.encode if method.options.start == "encoder" else None,
+            encode=networks.encode if networks.encoder is not None or method.options.start == "encoder" else None,
             mean=generator.w_avg,
             layers=generator.num_layers,
             options=method.options,

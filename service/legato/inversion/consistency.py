@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from legato.inversion.objective import Term
+from legato.inversion.pauses import in_rows, pause
 from legato.models.flow import MAX_SIDE, DisFlow, gray, resize_flow, visible
 from legato.ops import flow_warp
 
@@ -80,8 +81,8 @@ def consistency(
             source, target = image - images, torch.zeros_like(images)
         else:
             source, target = image, image if kind == "cross_gen" else images
-        each = error(source[a], target[b], pairs.forward, pairs.seen_forward)
-        each = each + error(source[b], target[a], pairs.backward, pairs.seen_backward)
+        each = in_rows(error, source[a], target[b], pairs.forward, pairs.seen_forward)
+        each = each + in_rows(error, source[b], target[a], pairs.backward, pairs.seen_backward)
         return image.new_zeros(len(image)).index_add(0, b, each * (frames / (frames - 1)))
 
     return Term("consistency", weight, measure)
@@ -95,6 +96,7 @@ def dis_flow(current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
     side = min(current.shape[-1], MAX_SIDE)
     dis, found = DisFlow(), []
     for pair in zip(current, previous, strict=True):
+        pause()
         frames = [((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous() for x in pair]
         found.append(torch.cat(dis.both(*(gray(frame.cpu().numpy(), side) for frame in frames))))
     both = torch.stack(found) if found else current.new_zeros(0, 2, 2, side, side)

@@ -17,6 +17,7 @@ from legato.inversion.in_domain import InDomainOptions, in_domain
 from legato.inversion.method import Method, WPlusOptions
 from legato.inversion.multi_code import Composition, MultiCodeOptions, multi_code
 from legato.inversion.objective import Features
+from legato.inversion.pauses import in_rows
 from legato.inversion.solve import Inversion
 from legato.inversion.state import Checkpoint
 from legato.inversion.w_plus import LatentNoise, latent_deviation, normalized, w_plus
@@ -43,8 +44,7 @@ class Networks:
                 "start from w_avg with the methods w, w_plus and consecutive (start=w_avg)",
                 reason="NO_ENCODER",
             )
-        codes: Tensor = self.encoder(images)
-        return codes
+        return in_rows(self.encoder, images)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +71,10 @@ class InvertedClip:
             some = self.composition.rows(part)
             return (some if step is None else some.moved(step)).image(generator)
         codes = self.latents[part] if step is None else self.latents[part] + step.to(self.latents)
-        image: Tensor = generator(codes, [normalized(noise[part]) for noise in self.noise] if self.noise else "fixed")
-        return image
+        if not self.noise:
+            return in_rows(generator, codes)
+        maps = [normalized(noise[part]) for noise in self.noise]
+        return in_rows(lambda some, *noise: generator(some, noise), codes, *maps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ from legato.errors import InvalidInput
 from legato.inversion.check import check_images
 from legato.inversion.code import Code, Synthesize
 from legato.inversion.objective import Features, Objective, Term, reconstruction
+from legato.inversion.pauses import in_rows
 from legato.inversion.solve import Inversion, Schedule, solve
 from legato.inversion.state import Checkpoint
 from legato.models import Features as Handed
@@ -75,6 +76,13 @@ class Composition:
 
     def image(self, generator: Generator) -> Tensor:
         """[B, 3, R, R], differentiable."""
+
+        def drawn(codes: Tensor, importances: Tensor, tail: Tensor) -> Tensor:
+            return replace(self, codes=codes, importances=importances, tail=tail)._drawn(generator)
+
+        return in_rows(drawn, self.codes, self.importances, self.tail)
+
+    def _drawn(self, generator: Generator) -> Tensor:
         batch, count, _, dim = self.codes.shape
         layers, depth = generator.num_layers, head_layers(self.resolution)
         codes = self.codes.expand(-1, -1, depth, -1).flatten(0, 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from legato.inversion.pauses import in_rows
 from legato.losses import l1, laplacian_pyramid_l1, masked_l1, mse
 
 Features = Callable[[Tensor], Sequence[Tensor]]  # images [B, 3, R, R] in [-1, 1] -> maps [B, C, h, w], differentiable
@@ -51,17 +52,17 @@ class Objective:
 
 def pixel(target: Tensor, weight: float = 1.0) -> Term:
     """L1 to the target [B, 3, R, R]."""
-    return Term("pixel", weight, lambda image, latents: l1(image, target))
+    return Term("pixel", weight, lambda image, latents: in_rows(l1, image, target))
 
 
 def squared(target: Tensor, weight: float = 1.0) -> Term:
     """Mean squared difference to the target [B, 3, R, R], the pixel term of the papers."""
-    return Term("squared", weight, lambda image, latents: mse(image, target))
+    return Term("squared", weight, lambda image, latents: in_rows(mse, image, target))
 
 
 def pyramid(target: Tensor, weight: float = 1.0) -> Term:
     """Laplacian-pyramid L1 to the target [B, 3, R, R]."""
-    return Term("pyramid", weight, lambda image, latents: laplacian_pyramid_l1(image, target))
+    return Term("pyramid", weight, lambda image, latents: in_rows(laplacian_pyramid_l1, image, target))
 
 
 def perceptual(features: Features, target: Tensor, weight: float = 1.0) -> Term:

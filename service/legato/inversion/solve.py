@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from legato.inversion.code import Code, Synthesize
 from legato.inversion.objective import Objective
+from legato.inversion.pauses import in_rows
 from legato.inversion.state import Checkpoint, Moments, SolveState, stack
 
 
@@ -108,6 +109,7 @@ def solve(
     if state is None:
         state = SolveState(started, moments or tuple(Moments.zeros(tensor) for tensor in started))
     before, saved = state.seconds, state.step
+    synthesize = _in_parts(synthesize)
     began = time.perf_counter()
     while state.step < schedule.steps and not _stalled(state, schedule):
         _step(state, code, objective, schedule, synthesize)
@@ -126,6 +128,18 @@ def solve(
     totals = losses.pop("total") if losses else found.new_zeros(0, found.shape[0])
     seconds = before + time.perf_counter() - began
     return Inversion(found, free, state.moments, losses, seconds, totals, state.passes)
+
+
+def _in_parts(synthesize: Synthesize) -> Synthesize:
+    """The generator, some rows at a time where pauses are wanted; called with noise maps [B, 1, r, r] or without."""
+
+    def drawn(latents: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
+        if not noise:
+            return in_rows(synthesize, latents)
+        with_noise: Callable[..., Tensor] = synthesize
+        return in_rows(lambda some, *maps: with_noise(some, maps), latents, *noise)
+
+    return drawn
 
 
 def _step(state: SolveState, code: Code, objective: Objective, schedule: Schedule, synthesize: Synthesize) -> None:

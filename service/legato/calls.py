@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from legato.errors import LegatoError
 from legato.types import Edit, FrameAnswer, FrameJob, Synthesis
 
 Done = Callable[[FrameAnswer | LegatoError], None]
+
+log = logging.getLogger(__name__)
 
 
 class Call(Protocol):
@@ -110,3 +114,15 @@ class Unobserved:
     def psnr(self, db: float) -> None: ...
     def queue(self, depth: int) -> None: ...
     def heartbeat(self) -> None: ...
+
+
+def guarded(work: Callable[[], Any]) -> Any:
+    """What `work` returns, or the LegatoError that it ended in; an unexpected error tells nothing but an id."""
+    try:
+        return work()
+    except LegatoError as error:
+        return error
+    except Exception:
+        name = uuid.uuid4().hex[:12]
+        log.exception("internal error %s", name)
+        return LegatoError(f"internal error {name}; the server's log tells more under this id")

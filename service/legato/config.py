@@ -65,6 +65,8 @@ class ServerConfig:
     max_message_bytes: int = setting(8 << 20, "largest request message", unit="bytes", minimum=4096, maximum=1 << 30)
     max_pixels: int = setting(4096 * 4096, "largest input image, width times height", unit="pixels", minimum=256)
     max_edits: int = setting(16, "most edits on one frame", minimum=0, maximum=1024)
+    max_clip_frames: int = setting(128, "most frames of a clip in InvertClip", unit="frames", minimum=1)
+    max_clip_steps: int = setting(1000, "most steps of a method in InvertClip", unit="steps", minimum=1)
     credits: int = setting(4, "frames one stream may have in flight", unit="frames", minimum=1, maximum=1024)
     deadline_seconds: float = setting(
         0.1,
@@ -103,6 +105,12 @@ class EngineConfig:
         0.002, "longest wait for more frames to join a batch", unit="seconds", minimum=0.0, maximum=1.0
     )
     max_steps: int = setting(16, "most gradient steps a client may ask for on one frame", unit="steps", minimum=0)
+    clips: int = setting(
+        4, "clips of InvertClip that may wait or be worked on; one is worked on at a time", unit="clips", minimum=1
+    )
+    clip_rows: int = setting(
+        2, "frames of a clip that are computed at a time; a stream's frame waits for so many", unit="frames", minimum=1
+    )
     threads: int = setting(
         0, "CPU threads for the model; 0 leaves it to torch", unit="threads", minimum=0, maximum=1024
     )

@@ -10,51 +10,40 @@ import logging
 import math
 import threading
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from legato.calls import Call, CallQueue, Done, EngineObserver, FrameCall, SynthesisCall, Unobserved
+from legato.background import Background, stopping
+from legato.calls import Call, CallQueue, Done, EngineObserver, FrameCall, SynthesisCall, Unobserved, guarded
+from legato.clips import Clips
 from legato.editing.directions import Directions
+from legato.engine_options import EngineOptions, compute_dtype
 from legato.errors import LegatoError, NotFound, Overloaded, ShuttingDown
-from legato.inversion.streaming import TrackerOptions
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
 from legato.pipeline import Pipeline
-from legato.types import DirectionInfo, Edit, Frame, FrameAnswer, FrameJob, ModelInfo, Synthesis
+from legato.types import DirectionInfo, Edit, FrameAnswer, FrameJob, ModelInfo, Synthesis
+from legato.warmup import warm_up
 
 HEARTBEAT_SECONDS = 0.25  # longest sleep of an idle engine
 JOIN_SECONDS = 30.0  # what a running batch may still take after `stop`
-
-Precision = Literal["auto", "float32", "bfloat16"]
+PATIENCE_SECONDS = 0.25  # a clip that is worked on waits so long for live frames at most, then computes one part
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Capacity and work per frame."""
-
-    max_sessions: int = 16
-    batch_buckets: tuple[int, ...] = (1, 2, 4, 8)  # warmed before the engine is ready; the queue forms these
-    max_steps: int = 16
-    threads: int = 0  # of torch on the CPU; 0 leaves them as they are
-    precision: Precision = "auto"  # inside the convolutions; auto: bfloat16 where the device multiplies it natively
-    tracker: TrackerOptions = field(default_factory=TrackerOptions)
 
 
 class Engine:
     """Runs frames of many sessions through one model. `model` and `directions` tell what it serves.
 
     `heartbeat` is the monotonic time of the engine's last sign of life; `ready` is True between the end of the warm-up
-    and `stop`.
+    and `stop`. What is submitted to `background`, such as an inversion by `clips`, runs while no frame waits.
 
     Args:
         generator, encoder, directions: the model.
@@ -89,10 +78,12 @@ class Engine:
             directions,
             slots=self.capacity,
             max_steps=self.options.max_steps,
-            dtype=_dtype(self.options.precision, generator.w_avg.device),
+            dtype=compute_dtype(self.options.precision, generator.w_avg.device),
             tracker=self.options.tracker,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
+        self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows)
+        self.background = Background(self.options.clips, self._wake)
         self._queue = queue
         self._changed = threading.Condition()
         self._free = list(reversed(range(self.capacity)))
@@ -187,6 +178,10 @@ class Engine:
         self._add(SynthesisCall(latents, seed, truncation, tuple(edits), future))
         return future
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
     def _add(self, call: Call) -> None:
         with self._changed:
             if self._stopping:
@@ -206,21 +201,22 @@ class Engine:
         frames = [call for call in batch if isinstance(call, FrameCall)]
         if frames:
             began = time.monotonic()
-            answers = _guarded(partial(self._pipeline.run, [call.job for call in frames]))
+            answers = guarded(partial(self._pipeline.run, [call.job for call in frames]))
             if isinstance(answers, LegatoError):
                 answers = [answers] * len(frames)
             for call, answer in zip(frames, answers, strict=True):
                 self._give(call, answer, began - call.since)
         for drawn in batch:
             if isinstance(drawn, SynthesisCall):
-                self._give(drawn, _guarded(partial(self._pipeline.synthesize, drawn)))
+                self._give(drawn, guarded(partial(self._pipeline.synthesize, drawn)))
         self._beat()
 
     def _take(self) -> list[Call]:
         """The next batch; empty when none came up within a heartbeat. New slots are reset, closed ones answered."""
         with self._changed:
             batch = self._queue.take(now := time.monotonic(), flush=self._stopping)
-            if not batch and not self._closed and not self._stopping:
+            idle = not self.background.ready or len(self._queue)  # calls that wait for company wait beside a clip too
+            if not batch and not self._closed and not self._stopping and idle:
                 self._changed.wait(min(self._queue.wake_time(now) - now, HEARTBEAT_SECONDS))
                 batch = self._queue.take(time.monotonic(), flush=self._stopping)
             resets, self._resets = self._resets, []
@@ -231,6 +227,15 @@ class Engine:
         for call in closed:
             self._give(call, NotFound("the session was closed before this frame ran", reason="SESSION_CLOSED"))
         return batch
+
+    def _pause(self) -> None:
+        """Between two parts of a clip: what waits is run first. Raises ShuttingDown after `stop`."""
+        self._beat()
+        until = time.monotonic() + PATIENCE_SECONDS
+        while (len(self._queue) or self._closed) and time.monotonic() < until:
+            self.step()
+        if self._stopping:
+            raise stopping()
 
     def _give(self, call: Call, result: Any, queued: float = 0.0) -> None:
         """Answers a call; `queued` is the seconds that it waited."""
@@ -253,47 +258,19 @@ class Engine:
         try:
             if self.options.threads:
                 torch.set_num_threads(self.options.threads)
-            self._warm_up()
+            warm_up(self._pipeline, self.options.batch_buckets, self._beat)
             self.ready = not self._stopping
             self._started.set()
             while not self._stopping or (len(self._queue) and time.monotonic() < self._drain_until):
                 self.step()
+                self.background.run_next(self._pause)
         except BaseException as error:
             log.exception("the engine's thread ends")
             self._failure = error
         with self._changed:
             self.ready, self._stopping = False, True
             rest = self._closed + self._queue.drain()
+        self.background.close()
         for call in rest:
             self._give(call, ShuttingDown("the server stopped before this frame ran; send it to another one"))
         self._started.set()
-
-    def _warm_up(self) -> None:
-        """Runs every bucket plain, with an edit, and with a step, on nobody's frames: no client waits for it."""
-        r, known = self.model.resolution, self._pipeline.directions.names
-        frame = Frame(np.random.default_rng(0).integers(0, 256, (r, r, 3), np.uint8))
-        edits = (Edit(known[0], 0.0),) if known else ()
-        for size in self.options.batch_buckets:
-            for asked, steps in (((), 0), (edits, 0), (edits, min(1, self.options.max_steps))):
-                for answer in self._pipeline.run([FrameJob(-1, 0, frame, asked, max_steps=steps)] * size):
-                    if isinstance(answer, LegatoError):
-                        raise answer
-            self._beat()
-
-
-def _guarded(work: Callable[[], Any]) -> Any:
-    """What `work` returns, or the LegatoError that it ended in; an unexpected error tells nothing but an id."""
-    try:
-        return work()
-    except LegatoError as error:
-        return error
-    except Exception:
-        name = uuid.uuid4().hex[:12]
-        log.exception("internal error %s", name)
-        return LegatoError(f"internal error {name}; the server's log tells more under this id")
-
-
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype inside the convolutions. bfloat16 pays where the device multiplies it natively, and only there."""
-    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32

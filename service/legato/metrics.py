@@ -26,6 +26,8 @@ STEPS = (0, 1, 2, 4, 8, 16, 32)
 PSNR_DB = (10, 15, 20, 22, 24, 26, 28, 30, 32, 34, 36, 40)
 STAGES = ("decode", "queue", "encode", "warp", "refine", "synthesize", "edit", "encode_image")
 SESSION_OUTCOMES = ("closed", "expired", "refused", "shutdown")
+CLIP_OUTCOMES = ("completed", "canceled", "failed", "refused", "shutdown")
+CLIP_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
 class Metrics:
@@ -57,6 +59,9 @@ class Metrics:
         self.sessions_active = gauge("legato_sessions_active", "Sessions that hold state, with or without a stream")
         self.sessions = counter("legato_sessions_total", "Sessions that ended, or were refused", ["outcome"])
         self.session_resumes = counter("legato_session_resumes_total", "Sessions that a new stream took up again")
+        self.clip_inversions = counter("legato_clip_inversions_total", "Calls of InvertClip that ended", ["outcome"])
+        self.clip_seconds = histogram("legato_clip_seconds", "Time that a clip's inversion took", buckets=CLIP_SECONDS)
+        self.clip_steps = counter("legato_clip_steps_total", "Steps of clips that were inverted")
         self.engine_heartbeat = gauge(
             "legato_engine_heartbeat_timestamp_seconds", "Last sign of life of the engine, seconds since the epoch"
         )
@@ -68,6 +73,8 @@ class Metrics:
             self.frames_dropped.labels(reason.value.lower())
         for outcome in SESSION_OUTCOMES:
             self.sessions.labels(outcome)
+        for outcome in CLIP_OUTCOMES:
+            self.clip_inversions.labels(outcome)
 
     def batch(self, stage: str, size: int, seconds: float) -> None:
         """`size` frames ran a stage together in `seconds`."""
@@ -101,6 +108,11 @@ class Metrics:
             self.frames_dropped.labels(outcome.value.lower()).inc()
         else:
             self.frames_completed.inc()
+
+    def clip_done(self, seconds: float, steps: int) -> None:
+        """A clip's inversion took so long and so many steps."""
+        self.clip_seconds.observe(seconds)
+        self.clip_steps.inc(steps)
 
     def answered(self, age: float, deadline: float, stages: Mapping[str, float]) -> None:
         """A result leaves: its age and deadline in seconds after arrival, the seconds of its stages."""

@@ -142,7 +142,7 @@ class Pipeline:
                 drawn = torch.randn(1, self.generator.config.z_dim, generator=torch.Generator().manual_seed(call.seed))
                 code = self.generator.map(drawn.to(self.device), call.truncation)
             image = self.generator(self.directions.edit(code, [call.edits]))
-            return Synthesis(_pixels(image)[0], code[0].cpu().numpy())
+            return Synthesis(to_pixels(image)[0], code[0].cpu().numpy())
 
     def _run(self, jobs: Sequence[FrameJob]) -> list[FrameAnswer | LegatoError]:
         steps = [job.max_steps for job in jobs]
@@ -210,7 +210,7 @@ class Pipeline:
         owners = batch.rebuilt + batch.edited
         spoiled |= {owners[index] for index in torch.nonzero(~_finite(images)).flatten().tolist()}
         self._slots.scatter([job.slot for job in jobs], state, [row for row in range(len(jobs)) if row not in spoiled])
-        pixels = _pixels(images)
+        pixels = to_pixels(images)
         rebuilt = dict(zip(batch.rebuilt, pixels, strict=False))
         edited = dict(zip(batch.edited, pixels[len(batch.rebuilt) :], strict=True))
         return [
@@ -253,7 +253,7 @@ class Pipeline:
             self._observe(name, len(batch.jobs), batch.stage_seconds[name])
 
 
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """uint8 [B, R, R, 3] of images [B, 3, R, R] in [-1, 1]."""
     rounded = images.float().clamp(-1.0, 1.0).add_(1.0).mul_(127.5).round_().to(torch.uint8)
     pixels: NDArray[np.uint8] = torch.stack(rounded.unbind(1), -1).cpu().numpy()  # faster than a permuted copy

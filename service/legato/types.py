@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,6 +96,38 @@ class FrameAnswer:
     steps: int
     state_version: int
     stage_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipMethod:
+    """What a clip's method asks for. `label` is its text."""
+
+    label: str
+    steps: int  # of each solve, at most
+    compares: bool  # frames with their neighbors, so that they must be of one size
+
+
+@dataclass(frozen=True, slots=True)
+class ClipJob:
+    """A whole clip on its way to the engine."""
+
+    frames: tuple[Frame, ...]  # each [R, R, 3] at the model's resolution
+    method: str
+    edits: tuple[Edit, ...] = ()
+    on_step: Callable[[int, int], None] | None = None  # (steps taken, steps in all at most), on the engine's thread
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAnswer:
+    """What the engine made of a ClipJob: of each of `frames`, the clip's frames that have a code."""
+
+    frames: tuple[int, ...]  # [T]
+    reconstruction: NDArray[np.uint8]  # [T, R, R, 3]
+    edited: NDArray[np.uint8] | None  # [T, R, R, 3]; None without edits
+    latents: NDArray[np.float32]  # [T, L, D], edits not applied
+    psnr_db: tuple[float, ...]  # [T]
+    seconds: float  # of the inversion, the time that frames took from it included
+    passes_per_frame: float  # of the generator
 
 
 @dataclass(frozen=True, slots=True)

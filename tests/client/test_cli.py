@@ -142,14 +142,19 @@ def test_models_and_directions_are_listed(server: LocalServer, capsys: Captured)
         (("stream", "FOLDER", "out", "--edit", "smile=99"), "a finite number within +-10"),
         (("stream", "FOLDER", "out", "--model", "other"), "unknown model 'other'; this server has 'tiny'"),
         (("invert", "missing.png", "out.png"), "missing.png does not exist"),
-        (("invert", "FOLDER", "out.bmp"), "the output is a .png or .jpg file"),
+        (("invert", "IMAGE", "out.bmp"), "the output is a .png or .jpg file"),
+        (("invert", "FOLDER", "out.bmp"), "the output is .mp4, .mkv, .mov, .webm, or a folder"),
+        (("invert", "FOLDER", "out", "--steps", "2"), "write --method consecutive:steps=N"),
+        (("invert", "FOLDER", "out"), "frame 0: image.data"),
+        (("invert", "IMAGE", "out.png", "--method", "magic"), "no method is named 'magic'; there are encoder, w,"),
+        (("invert", "IMAGE", "out.png", "--method", "consecutive"), "consecutive images are at least 2"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(
     server: LocalServer, folder: Path, tmp_path: Path, capsys: Captured, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    places = {"FOLDER": str(folder), "out": str(tmp_path / "out")}
+    places = {"FOLDER": str(folder), "IMAGE": str(folder / "frame_1.png"), "out": str(tmp_path / "out")}
     assert run(server, *(places.get(argument, argument) for argument in arguments)) == 1
     said = capsys.readouterr().err
     assert said.startswith("legato-client: ")

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from legato.config import EngineConfig
-from legato.engine import HEARTBEAT_SECONDS, Engine, EngineOptions
+from legato.engine import HEARTBEAT_SECONDS, Engine
+from legato.engine_options import EngineOptions
 from legato.errors import InvalidEdit, InvalidInput, LegatoError, NotFound, Overloaded, ShuttingDown
 from legato.scheduler import Scheduler
 from legato.types import Edit, Frame, FrameAnswer, FrameJob, Outputs
@@ -336,7 +337,7 @@ def test_a_warm_up_that_fails_is_told(model: Model, monkeypatch: pytest.MonkeyPa
 
 def test_settings_of_a_server_default_to_those_of_the_engine() -> None:
     settings, options = EngineConfig(), EngineOptions()
-    for name in ("max_sessions", "batch_buckets", "max_steps", "threads", "precision"):
+    for name in ("max_sessions", "batch_buckets", "max_steps", "threads", "precision", "clips", "clip_rows"):
         assert getattr(settings, name) == getattr(options, name), name
     for name in ("lr", "flow_weight", "prior_weight"):
         assert getattr(settings, f"refine_{name}") == getattr(options.tracker, name), name

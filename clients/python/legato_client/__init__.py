@@ -6,6 +6,7 @@
 from legato_client.async_client import AsyncClient
 from legato_client.async_session import AsyncSession
 from legato_client.client import Client
+from legato_client.clip_types import ClipFrame, ClipInversion, ClipProgress
 from legato_client.errors import (
     Cancelled,
     ConnectionLost,
@@ -53,6 +54,9 @@ __all__ = [
     "Budget",
     "Cancelled",
     "Client",
+    "ClipFrame",
+    "ClipInversion",
+    "ClipProgress",
     "ConnectionLost",
     "DeadlineMissed",
     "Direction",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator
 from functools import cached_property
 from types import TracebackType
@@ -13,10 +14,20 @@ import grpc
 from legato_client import calls
 from legato_client.async_session import AsyncSession
 from legato_client.channel import DEFAULT_ADDRESS, OPTIONS
+from legato_client.clip_call import Clip, ClipCall, ClipOptions, OnProgress
+from legato_client.clip_types import ClipInversion
 from legato_client.errors import from_rpc
 from legato_client.images import Picture
 from legato_client.protocol import StreamProtocol
-from legato_client.types import Direction, Inversion, ModelInfo, SessionOptions, SessionState, SessionStats, Synthesis
+from legato_client.types import (
+    Direction,
+    Inversion,
+    ModelInfo,
+    SessionOptions,
+    SessionState,
+    SessionStats,
+    Synthesis,
+)
 from legato_pb.inversion_pb2_grpc import InversionServiceStub
 
 if TYPE_CHECKING:
@@ -73,6 +84,27 @@ class AsyncClient:
     ) -> Inversion:
         """Inverts one image, without a session."""
         return await self._do(calls.invert(image, **options), timeout)
+
+    async def invert_clip(
+        self,
+        frames: Clip,
+        method: str = "consecutive",
+        *,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[ClipOptions],
+    ) -> ClipInversion:
+        """Inverts a whole clip on the server; canceling the task ends the work there. See `Client.invert_clip`."""
+        clip = await asyncio.to_thread(ClipCall, frames, method, on_progress, **options)
+        call = self._stub.InvertClip(iter(clip.requests), timeout=timeout)
+        try:
+            async for answer in call:
+                clip.take(answer)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            call.cancel()  # of one that has ended, nothing
+        return clip.result()
 
     async def synthesize(
         self, *, timeout: float | None = None, **options: Unpack[calls.SynthesizeOptions]

@@ -21,12 +21,11 @@ from legato_client.client import Client
 from legato_client.clip import Filled, paced, through
 from legato_client.errors import InvalidEdit, LegatoError
 from legato_client.images import Image
+from legato_client.invert_command import invert, save_arrays
 from legato_client.media import MediaError, Source, open_sink, open_source
 from legato_client.report import Meter
 from legato_client.session import Session
 from legato_client.types import Budget, Edit, Outputs
-
-_IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,34 +88,6 @@ def stream(args: argparse.Namespace) -> None:
         )
 
 
-def invert(args: argparse.Namespace) -> None:
-    """One image in, its reconstruction, or the edit of it, out."""
-    image_format = _IMAGE_FORMATS.get(args.output.suffix.lower())
-    if image_format is None:
-        raise MediaError(f"{args.output}: the output is a .png or .jpg file")
-    if not args.input.is_file():
-        raise MediaError(f"{args.input} does not exist; an image is a PNG or JPEG file")
-    outputs = Outputs(latents=True, format=cast(Any, image_format), jpeg_quality=95)
-    with Client(args.server) as client:
-        found = client.invert(
-            args.input.read_bytes(), model=args.model, edits=args.edit, steps=args.steps, outputs=outputs
-        )
-    shown = cast(Image, found.edited if args.edit else found.reconstruction)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_bytes(shown.data)
-    if args.latents is not None:
-        _save(args.latents, latents=found.latents, model_digest=found.model_digest)
-    if args.json:
-        report = {
-            "psnr_db": round(found.psnr_db or 0, 3),
-            "model_digest": found.model_digest,
-            "output": str(args.output),
-        }
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"{args.output}: {shown.width}x{shown.height}, reconstruction at {found.psnr_db or 0:.2f} dB")
-
-
 def models(args: argparse.Namespace) -> None:
     """The models that the server has loaded."""
     with Client(args.server) as client:
@@ -158,7 +129,7 @@ class _Track:
 
     def save(self, path: Path, session: Session) -> None:
         """latents float32 [T, L, D], time_seconds [T], replaced bool [T], model and its digest."""
-        _save(
+        save_arrays(
             path,
             latents=np.stack(self._latents),
             time_seconds=np.array(self.times),
@@ -171,12 +142,6 @@ class _Track:
 def _with_progress(session: Session, source: Source, meter: Meter, live: bool) -> Any:
     frames = paced(source.frames(), source.tick) if live else source.frames()
     return tqdm(through(session, frames, meter), total=source.count, unit="frame", disable=None, file=sys.stderr)
-
-
-def _save(path: Path, **arrays: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:  # a path would get ".npz" appended
-        np.savez_compressed(file, **arrays)
 
 
 def edit_argument(text: str) -> Edit:
@@ -245,10 +210,22 @@ def _parser() -> argparse.ArgumentParser:
     clip.add_argument("--live", action="store_true", help="send each frame at its time, as a camera would")
     clip.set_defaults(run=stream)
 
-    image = commands.add_parser("invert", parents=[common, model, work], help="one image in, one out")
-    image.add_argument("input", type=Path, metavar="IMAGE", help="a PNG or JPEG file")
-    image.add_argument("output", type=Path, metavar="OUT", help="a .png or .jpg file")
-    image.set_defaults(run=invert)
+    inverted = commands.add_parser(
+        "invert",
+        parents=[common, model, work],
+        help="one image in, one out; with --method a clip, inverted as a whole",
+        description="One image in, its reconstruction, or the edit of it, out. A clip is inverted as a whole on the "
+        "server, offline: exactly as many frames out. Ctrl-C ends the work there too.",
+    )
+    inverted.add_argument("input", type=Path, metavar="IN", help="a PNG or JPEG file, a video file, or a folder")
+    inverted.add_argument("output", type=Path, metavar="OUT", help="a .png or .jpg file; of a clip a video or a folder")
+    inverted.add_argument(
+        "--method",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="consecutive (a clip's default), in_domain, w_plus, w, multi_code, encoder; as in consecutive:steps=50",
+    )
+    inverted.add_argument("--fps", type=_rate, default=Fraction(25), help="of a folder's frames (default: %(default)s)")
+    inverted.set_defaults(run=invert)
 
     commands.add_parser("models", parents=[common], help="the models that the server has").set_defaults(run=models)
     named = commands.add_parser("directions", parents=[common, model], help="the editing directions of a model")

@@ -9,11 +9,21 @@ import grpc
 
 from legato_client import calls
 from legato_client.channel import DEFAULT_ADDRESS, OPTIONS
+from legato_client.clip_call import Clip, ClipCall, ClipOptions, OnProgress
+from legato_client.clip_types import ClipInversion
 from legato_client.errors import from_rpc
 from legato_client.images import Picture
 from legato_client.protocol import StreamProtocol
 from legato_client.session import Session
-from legato_client.types import Direction, Inversion, ModelInfo, SessionOptions, SessionState, SessionStats, Synthesis
+from legato_client.types import (
+    Direction,
+    Inversion,
+    ModelInfo,
+    SessionOptions,
+    SessionState,
+    SessionStats,
+    Synthesis,
+)
 from legato_pb.inversion_pb2_grpc import InversionServiceStub
 
 T = TypeVar("T")
@@ -57,6 +67,35 @@ class Client:
     ) -> Inversion:
         """Inverts one image, without a session."""
         return self._do(calls.invert(image, **options), timeout)
+
+    def invert_clip(
+        self,
+        frames: Clip,
+        method: str = "consecutive",
+        *,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[ClipOptions],
+    ) -> ClipInversion:
+        """Inverts a whole clip on the server, where live streams go first; minutes rather than seconds.
+
+        method: "NAME" or "NAME:key=value,key=value": "consecutive" (all frames jointly; of photos in no order
+        "consecutive:ordered=false"), "in_domain", "w_plus", "w", "multi_code", "encoder". on_progress is told the place
+        in the queue and the steps; what it raises ends the call and the work. timeout: seconds; None waits for ever.
+
+        Raises InvalidInput for a clip or a method that cannot be (`fields` names the frame), Overloaded when too many
+        clips wait.
+        """
+        clip = ClipCall(frames, method, on_progress, **options)
+        call = self._stub.InvertClip(iter(clip.requests), timeout=timeout)
+        try:
+            for answer in call:
+                clip.take(answer)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            call.cancel()  # of one that has ended, nothing
+        return clip.result()
 
     def synthesize(self, *, timeout: float | None = None, **options: Unpack[calls.SynthesizeOptions]) -> Synthesis:
         """Synthesizes the image of given latents, or of a seed."""

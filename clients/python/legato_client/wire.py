@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato_client import images
-from legato_client.errors import InvalidInput, MessageTooLarge, ServerError
+from legato_client.clip_types import ClipFrame, ClipInversion, ClipProgress
+from legato_client.errors import InvalidImage, InvalidInput, MessageTooLarge, ServerError
 from legato_client.images import Image, ImageFormat, Picture
 from legato_client.types import (
     Budget,
@@ -122,6 +123,49 @@ def latents(value: NDArray[np.float32]) -> pb.Latents:
     return pb.Latents(layers=array.shape[0], dim=array.shape[1], data=array.astype("<f4").tobytes())
 
 
+def clip(
+    pictures: Iterable[Picture], method: str, model: str, edits_wanted: Iterable[Edit], outputs_wanted: Outputs
+) -> list[pb.InvertClipRequest]:
+    """A clip's messages: its options, then its frames. Raises InvalidImage, which names the frame."""
+    options = pb.ClipOptions(model=model, method=method, edits=edits(edits_wanted), output=outputs(outputs_wanted))
+    messages = [pb.InvertClipRequest(options=options)]
+    for index, picture in enumerate(pictures):
+        try:
+            messages.append(pb.InvertClipRequest(frame=image(images.packed(picture, "auto"))))
+        except InvalidImage as error:
+            raise InvalidImage(f"frame {index}: {error}", fields=(f"frames[{index}]",)) from None
+    return messages
+
+
+def read_clip_progress(message: pb.InvertClipResponse) -> ClipProgress | None:
+    """None for an answer that tells of no progress."""
+    if message.HasField("queued"):
+        return ClipProgress(message.queued.ahead, 0, 0, 0.0, 0.0)
+    if not message.HasField("progress"):
+        return None
+    told = message.progress
+    return ClipProgress(0, told.step, told.steps, told.seconds, told.seconds_left)
+
+
+def read_clip_frame(message: pb.ClipFrame) -> ClipFrame:
+    return ClipFrame(index=message.index, **_read_answer(message))
+
+
+def read_clip_done(message: pb.ClipDone, frames: Iterable[ClipFrame]) -> ClipInversion:
+    """Raises ServerError where frames are missing."""
+    found = ClipInversion(
+        frames=tuple(frames),
+        method=message.method,
+        steps=message.steps,
+        seconds=message.seconds,
+        passes_per_frame=message.passes_per_frame,
+        model_digest=message.model_digest,
+    )
+    if len(found.frames) != message.frames:
+        raise ServerError(f"the server speaks of {message.frames} frames and sent {len(found.frames)}")
+    return found
+
+
 def read_image(message: pb.Image) -> Image:
     if message.format not in _FORMAT_NAMES:
         raise ServerError(f"the server sent an image of unknown format {message.format}: is it newer than this client?")
@@ -228,7 +272,7 @@ def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
     return Synthesis(read_image(message.image), found, message.model_digest)
 
 
-def _read_answer(message: pb.FrameResult | pb.InvertResponse) -> dict[str, Any]:
+def _read_answer(message: pb.FrameResult | pb.InvertResponse | pb.ClipFrame) -> dict[str, Any]:
     return {
         "reconstruction": read_image(message.reconstruction) if message.HasField("reconstruction") else None,
         "edited": read_image(message.edited) if message.HasField("edited") else None,

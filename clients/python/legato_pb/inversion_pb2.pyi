@@ -3,7 +3,8 @@
 isort:skip_file
 legato.v1: inversion of consecutive video frames into the latent space of a StyleGAN2 generator.
 
-Read downwards: the service, the stream's messages in the order in which they travel, then the unary calls.
+Read downwards: the service, the stream's messages in the order in which they travel, those of a clip, then the
+unary calls.
 Images are uint8 RGB outside the model. Latents are W+ codes: float32, little-endian, row-major [L, D].
 Errors of a call are google.rpc.Status with ErrorInfo{reason, domain "legato"}; RetryInfo and BadRequest where they
 apply. A frame that fails answers inside the stream (StreamResponse.failed) and does not end it.
@@ -888,6 +889,247 @@ class SessionStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionStats: _TypeAlias = SessionStats  # noqa: Y015
+
+@_typing.final
+class InvertClipRequest(_message.Message):
+    """---------------------------------------------------------------------------------------------------------------------
+    InvertClip
+    ---------------------------------------------------------------------------------------------------------------------
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___ClipOptions:
+        """first, and once"""
+
+    @_builtins.property
+    def frame(self) -> Global___Image:
+        """then every frame, in order"""
+
+    def __init__(
+        self,
+        *,
+        options: Global___ClipOptions | None = ...,
+        frame: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "message", b"message", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "message", b"message", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["options", "frame"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___InvertClipRequest: _TypeAlias = InvertClipRequest  # noqa: Y015
+
+@_typing.final
+class ClipOptions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """name from ListModels; empty: the server's default"""
+    method: _builtins.str
+    """"NAME" or "NAME:key=value,key=value", as on the command line; empty: consecutive."""
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Edit]:
+        """Frames of "consecutive" are one subject: a video, or photos with ordered=false
+        what `edited` shows; none: no edited image
+        """
+
+    @_builtins.property
+    def output(self) -> Global___OutputOptions: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        method: _builtins.str = ...,
+        edits: _abc.Iterable[Global___Edit] | None = ...,
+        output: Global___OutputOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edits", b"edits", "method", b"method", "model", b"model", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClipOptions: _TypeAlias = ClipOptions  # noqa: Y015
+
+@_typing.final
+class InvertClipResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queued(self) -> Global___ClipQueued:
+        """whenever the place changes"""
+
+    @_builtins.property
+    def progress(self) -> Global___ClipProgress:
+        """while it is worked on; steps may be passed over"""
+
+    @_builtins.property
+    def frame(self) -> Global___ClipFrame:
+        """in order, when the work is done"""
+
+    @_builtins.property
+    def done(self) -> Global___ClipDone:
+        """last"""
+
+    def __init__(
+        self,
+        *,
+        queued: Global___ClipQueued | None = ...,
+        progress: Global___ClipProgress | None = ...,
+        frame: Global___ClipFrame | None = ...,
+        done: Global___ClipDone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "frame", b"frame", "message", b"message", "progress", b"progress", "queued", b"queued"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "frame", b"frame", "message", b"message", "progress", b"progress", "queued", b"queued"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["queued", "progress", "frame", "done"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___InvertClipResponse: _TypeAlias = InvertClipResponse  # noqa: Y015
+
+@_typing.final
+class ClipQueued(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AHEAD_FIELD_NUMBER: _builtins.int
+    ahead: _builtins.int
+    """clips that are worked on first; 0: it begins"""
+    def __init__(
+        self,
+        *,
+        ahead: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClipQueued: _TypeAlias = ClipQueued  # noqa: Y015
+
+@_typing.final
+class ClipProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """taken"""
+    steps: _builtins.int
+    """in all, at most"""
+    seconds: _builtins.float
+    """since the work began"""
+    seconds_left: _builtins.float
+    """at the rate so far"""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        seconds_left: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds", "seconds_left", b"seconds_left", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClipProgress: _TypeAlias = ClipProgress  # noqa: Y015
+
+@_typing.final
+class ClipFrame(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    RECONSTRUCTION_FIELD_NUMBER: _builtins.int
+    EDITED_FIELD_NUMBER: _builtins.int
+    LATENTS_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """of the clip's frames, from 0"""
+    @_builtins.property
+    def reconstruction(self) -> Global___Image: ...
+    @_builtins.property
+    def edited(self) -> Global___Image: ...
+    @_builtins.property
+    def latents(self) -> Global___Latents:
+        """edits not applied"""
+
+    @_builtins.property
+    def quality(self) -> Global___Quality: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        reconstruction: Global___Image | None = ...,
+        edited: Global___Image | None = ...,
+        latents: Global___Latents | None = ...,
+        quality: Global___Quality | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "index", b"index", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClipFrame: _TypeAlias = ClipFrame  # noqa: Y015
+
+@_typing.final
+class ClipDone(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    PASSES_PER_FRAME_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    """that have a result; fewer than were sent where the method gives some up"""
+    method: _builtins.str
+    steps: _builtins.int
+    """taken"""
+    seconds: _builtins.float
+    """of the inversion, what live streams took meanwhile included"""
+    passes_per_frame: _builtins.float
+    """of the generator, forward and backward one each"""
+    model_digest: _builtins.str
+    def __init__(
+        self,
+        *,
+        frames: _builtins.int = ...,
+        method: _builtins.str = ...,
+        steps: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        passes_per_frame: _builtins.float = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "method", b"method", "model_digest", b"model_digest", "passes_per_frame", b"passes_per_frame", "seconds", b"seconds", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClipDone: _TypeAlias = ClipDone  # noqa: Y015
 
 @_typing.final
 class InvertRequest(_message.Message):

@@ -45,6 +45,11 @@ class InversionServiceStub:
                 request_serializer=legato__pb_dot_inversion__pb2.InvertRequest.SerializeToString,
                 response_deserializer=legato__pb_dot_inversion__pb2.InvertResponse.FromString,
                 _registered_method=True)
+        self.InvertClip = channel.stream_stream(
+                '/legato.v1.InversionService/InvertClip',
+                request_serializer=legato__pb_dot_inversion__pb2.InvertClipRequest.SerializeToString,
+                response_deserializer=legato__pb_dot_inversion__pb2.InvertClipResponse.FromString,
+                _registered_method=True)
         self.Synthesize = channel.unary_unary(
                 '/legato.v1.InversionService/Synthesize',
                 request_serializer=legato__pb_dot_inversion__pb2.SynthesizeRequest.SerializeToString,
@@ -86,6 +91,15 @@ class InversionServiceServicer:
 
     def Invert(self, request, context):
         """Inverts one image, without a session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InvertClip(self, request_iterator, context):
+        """Inverts a whole clip, offline: options, then its frames, one a message; the end of the requests starts the work. It
+        answers with the place in the queue, with progress, then with a result for every frame and `done`. Canceling the
+        call ends the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +152,11 @@ def add_InversionServiceServicer_to_server(servicer, server):
                     servicer.Invert,
                     request_deserializer=legato__pb_dot_inversion__pb2.InvertRequest.FromString,
                     response_serializer=legato__pb_dot_inversion__pb2.InvertResponse.SerializeToString,
+            ),
+            'InvertClip': grpc.stream_stream_rpc_method_handler(
+                    servicer.InvertClip,
+                    request_deserializer=legato__pb_dot_inversion__pb2.InvertClipRequest.FromString,
+                    response_serializer=legato__pb_dot_inversion__pb2.InvertClipResponse.SerializeToString,
             ),
             'Synthesize': grpc.unary_unary_rpc_method_handler(
                     servicer.Synthesize,
@@ -220,6 +239,33 @@ class InversionService:
             '/legato.v1.InversionService/Invert',
             legato__pb_dot_inversion__pb2.InvertRequest.SerializeToString,
             legato__pb_dot_inversion__pb2.InvertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InvertClip(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/legato.v1.InversionService/InvertClip',
+            legato__pb_dot_inversion__pb2.InvertClipRequest.SerializeToString,
+            legato__pb_dot_inversion__pb2.InvertClipResponse.FromString,
             options,
             channel_credentials,
             insecure,

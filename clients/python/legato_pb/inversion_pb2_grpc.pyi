@@ -3,7 +3,8 @@
 isort:skip_file
 legato.v1: inversion of consecutive video frames into the latent space of a StyleGAN2 generator.
 
-Read downwards: the service, the stream's messages in the order in which they travel, then the unary calls.
+Read downwards: the service, the stream's messages in the order in which they travel, those of a clip, then the
+unary calls.
 Images are uint8 RGB outside the model. Latents are W+ codes: float32, little-endian, row-major [L, D].
 Errors of a call are google.rpc.Status with ErrorInfo{reason, domain "legato"}; RetryInfo and BadRequest where they
 apply. A frame that fails answers inside the stream (StreamResponse.failed) and does not end it.
@@ -45,6 +46,11 @@ class InversionServiceStub:
     """
     Invert: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.InvertRequest, _inversion_pb2.InvertResponse]
     """Inverts one image, without a session."""
+    InvertClip: _grpc.StreamStreamMultiCallable[_inversion_pb2.InvertClipRequest, _inversion_pb2.InvertClipResponse]
+    """Inverts a whole clip, offline: options, then its frames, one a message; the end of the requests starts the work. It
+    answers with the place in the queue, with progress, then with a result for every frame and `done`. Canceling the
+    call ends the work.
+    """
     Synthesize: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.SynthesizeRequest, _inversion_pb2.SynthesizeResponse]
     """Synthesizes the image of given latents, or of a seed."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.ListModelsRequest, _inversion_pb2.ListModelsResponse]
@@ -67,6 +73,11 @@ class InversionServiceAsyncStub(InversionServiceStub):
     """
     Invert: _aio.UnaryUnaryMultiCallable[_inversion_pb2.InvertRequest, _inversion_pb2.InvertResponse]  # type: ignore[assignment]
     """Inverts one image, without a session."""
+    InvertClip: _aio.StreamStreamMultiCallable[_inversion_pb2.InvertClipRequest, _inversion_pb2.InvertClipResponse]  # type: ignore[assignment]
+    """Inverts a whole clip, offline: options, then its frames, one a message; the end of the requests starts the work. It
+    answers with the place in the queue, with progress, then with a result for every frame and `done`. Canceling the
+    call ends the work.
+    """
     Synthesize: _aio.UnaryUnaryMultiCallable[_inversion_pb2.SynthesizeRequest, _inversion_pb2.SynthesizeResponse]  # type: ignore[assignment]
     """Synthesizes the image of given latents, or of a seed."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inversion_pb2.ListModelsRequest, _inversion_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -98,6 +109,17 @@ class InversionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inversion_pb2.InvertResponse, _abc.Awaitable[_inversion_pb2.InvertResponse]]:
         """Inverts one image, without a session."""
+
+    @_abc_1.abstractmethod
+    def InvertClip(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inversion_pb2.InvertClipRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inversion_pb2.InvertClipResponse], _abc.AsyncIterator[_inversion_pb2.InvertClipResponse]]:
+        """Inverts a whole clip, offline: options, then its frames, one a message; the end of the requests starts the work. It
+        answers with the place in the queue, with progress, then with a result for every frame and `done`. Canceling the
+        call ends the work.
+        """
 
     @_abc_1.abstractmethod
     def Synthesize(

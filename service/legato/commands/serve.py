@@ -69,7 +69,8 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     without a kernel.
     """
     from legato.editing.directions import load_directions
-    from legato.engine import Engine, EngineOptions
+    from legato.engine import Engine
+    from legato.engine_options import EngineOptions
     from legato.inversion.streaming import TrackerOptions
     from legato.models import load_encoder, load_generator
     from legato.ops import cuda_half, require_backends
@@ -92,6 +93,8 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
             max_sessions=settings.max_sessions,
             batch_buckets=settings.batch_buckets,
             max_steps=settings.max_steps,
+            clips=settings.clips,
+            clip_rows=settings.clip_rows,
             threads=settings.threads,
             precision=settings.precision,  # type: ignore[arg-type]  # one of its choices
             tracker=TrackerOptions(

@@ -34,7 +34,7 @@ def decode(
             reason="IMAGE_TOO_LARGE",
             field="image.data",
         )
-    actual = (width, height) if format is ImageFormat.RAW_RGB8 else header_size(format, data)
+    actual = size(format, data, width, height)
     _check_size(*actual, max_pixels)
     if format is not ImageFormat.RAW_RGB8 and (width or actual[0], height or actual[1]) != actual:
         raise InvalidImage(
@@ -45,6 +45,11 @@ def decode(
     if format is ImageFormat.RAW_RGB8:
         return _raw(data, width, height)
     return decode_jpeg(data, at_least) if format is ImageFormat.JPEG else decode_png(data)
+
+
+def size(format: ImageFormat, data: bytes, width: int, height: int) -> tuple[int, int]:
+    """Width and height as sent, before any scaling. Raises InvalidImage."""
+    return (width, height) if format is ImageFormat.RAW_RGB8 else header_size(format, data)
 
 
 def encode(image: Pixels, encoding: Encoding) -> bytes:

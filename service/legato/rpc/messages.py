@@ -141,6 +141,10 @@ class Reader:
         )
         return Frame(fit(pixels, self.model.resolution))
 
+    def size(self, image: pb.Image) -> tuple[int, int]:
+        """Width and height of an image as it was sent."""
+        return codec.size(self._format(image.format, "image.format"), image.data, image.width, image.height)
+
     def flow(self, flow: pb.Flow) -> Flow:
         """A client's own flow, float32 [2, R, R]."""
         side, data = self.model.resolution, flow.data

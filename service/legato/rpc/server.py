@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 from legato.config import Config
 from legato.errors import ConfigError, ShuttingDown
 from legato.metrics import Metrics, MetricsPage
+from legato.rpc.clip import ClipDesk
 from legato.rpc.interceptors import ErrorInterceptor
 from legato.rpc.messages import Reader
 from legato.rpc.servicer import Servicer
@@ -61,6 +62,7 @@ class Server:
         self._engine: Engine | None = None
         self._servicer: Servicer | None = None
         self._store: SessionStore[SessionStream] | None = None
+        self._clips: ClipDesk | None = None
         self._watch: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._threads = ThreadPoolExecutor(self._config.codec_threads, thread_name_prefix="legato-codec")
@@ -98,7 +100,10 @@ class Server:
             ended=lambda outcome: self._metrics.sessions.labels(outcome).inc(),
         )
         self._metrics.sessions_active.set_function(lambda: len(store))
-        self._servicer = Servicer(parts, self._store, credits=config.credits, resume_seconds=config.resume_seconds)
+        self._clips = ClipDesk(parts, max_frames=config.max_clip_frames, max_steps=config.max_clip_steps)
+        self._servicer = Servicer(
+            parts, self._store, self._clips, credits=config.credits, resume_seconds=config.resume_seconds
+        )
         inversion_pb2_grpc.add_InversionServiceServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
@@ -107,20 +112,21 @@ class Server:
         self._watch = asyncio.create_task(self._watch_engine())
 
     async def drain(self) -> None:
-        """Refuses new sessions, tells the streams to go, ends those that are left after drain_seconds."""
+        """Refuses new sessions and clips, tells the streams to go, ends what is left after drain_seconds."""
         assert self._grpc is not None
         await self._health.enter_graceful_shutdown()
-        if self._servicer is None or self._store is None:
+        if self._servicer is None or self._store is None or self._clips is None:
             return
         self._servicer.draining = True
         left = self._config.drain_seconds
         for stream in self._store.streams:
             stream.go_away(left, "SHUTDOWN")
         log.info("draining", extra={"fields": {"streams": len(self._store.streams), "seconds": left}})
-        await self._streams_over(left)
+        await self._all_over(left)
+        self._clips.shut_down()
         for stream in self._store.streams:
             stream.shut_down(ShuttingDown("the server stopped; open the session on another one, or try again later"))
-        await self._streams_over(LAST_WORDS_SECONDS)
+        await self._all_over(LAST_WORDS_SECONDS)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -135,13 +141,15 @@ class Server:
         if self._page is not None:
             self._page.close()
 
-    async def _streams_over(self, seconds: float) -> None:
+    async def _all_over(self, seconds: float) -> None:
+        """Waits for streams and clips to end, but not for longer."""
         assert self._store is not None
-        over = [asyncio.create_task(stream.over.wait()) for stream in self._store.streams]
-        if over:
-            _, waiting = await asyncio.wait(over, timeout=seconds)
-            for task in waiting:
-                task.cancel()
+        assert self._clips is not None
+        over: list[asyncio.Task[Any]] = [asyncio.create_task(stream.over.wait()) for stream in self._store.streams]
+        over.append(asyncio.create_task(self._clips.over()))
+        _, waiting = await asyncio.wait(over, timeout=seconds)
+        for task in waiting:
+            task.cancel()
 
     async def _watch_engine(self) -> None:
         """Health follows the engine's heartbeat; sessions that waited long enough for a stream are freed."""

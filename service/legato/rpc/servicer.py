@@ -14,6 +14,7 @@ import grpc
 
 from legato.errors import LegatoError, ProtocolViolation, ShuttingDown
 from legato.rpc import messages
+from legato.rpc.clip import ClipDesk
 from legato.rpc.interceptors import Context
 from legato.rpc.stream import Parts, SessionStream
 from legato.session import Session
@@ -31,9 +32,16 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
     """Errors leave as LegatoError; the interceptor makes statuses of them. `draining` refuses new sessions."""
 
     def __init__(
-        self, parts: Parts, store: SessionStore[SessionStream], *, credits: int, resume_seconds: float
+        self,
+        parts: Parts,
+        store: SessionStore[SessionStream],
+        clips: ClipDesk,
+        *,
+        credits: int,
+        resume_seconds: float,
     ) -> None:
         self.draining = False
+        self._clips = clips
         self._parts = parts
         self._store = store
         self._credits = credits
@@ -151,6 +159,14 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             quality=messages.quality(answer.psnr_db),
             model_digest=reader.model.digest,
         )
+
+    async def InvertClip(  # type: ignore[override]  # as Stream
+        self, request_iterator: AsyncIterator[pb.InvertClipRequest], context: Context
+    ) -> None:
+        """A whole clip, offline, while no frame of a stream waits."""
+        if self.draining:
+            raise ShuttingDown("the server is stopping; send the clip to another one, or try again later")
+        await self._clips.serve(context)
 
     async def Synthesize(self, request: pb.SynthesizeRequest, context: Context) -> pb.SynthesizeResponse:
         """The image of given latents, or of those that a seed draws."""

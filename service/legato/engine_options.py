@@ -1,0 +1,32 @@
+"""What an engine is built with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from legato.inversion.streaming import TrackerOptions
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Capacity and work per frame."""
+
+    max_sessions: int = 16
+    batch_buckets: tuple[int, ...] = (1, 2, 4, 8)  # warmed before the engine is ready; the queue forms these
+    max_steps: int = 16
+    threads: int = 0  # of torch on the CPU; 0 leaves them as they are
+    precision: Precision = "auto"  # inside the convolutions; auto: bfloat16 where the device multiplies it natively
+    clips: int = 4  # whole clips that may wait or be worked on
+    clip_rows: int = 2  # frames of a clip that are computed at a time; a live frame waits for so many
+    tracker: TrackerOptions = field(default_factory=TrackerOptions)
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype inside the convolutions. bfloat16 pays where the device multiplies it natively, and only there."""
+    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32

@@ -13,6 +13,7 @@ _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 _MARGIN, _LINE, _TOP = 8, 16, 22  # pixels
 _SMALLEST, _LARGEST = 128, 256  # sides of an image on the sheet
 _LETTERS = 24  # of a line of a row's name
+_FEW = 5  # single images that are shown large
 
 Images = NDArray[np.uint8]  # [N, R, R, 3] RGB
 
@@ -20,12 +21,17 @@ Images = NDArray[np.uint8]  # [N, R, R, 3] RGB
 def labeled(rows: Sequence[tuple[str, Images]], columns: Sequence[str]) -> NDArray[np.uint8]:
     """One picture [H, W, 3]: a row of images for each name, each with as many as there are `columns`.
 
-    Small images are enlarged by whole factors, large ones reduced. Raises ValueError where the numbers differ.
+    Where there is one column alone, the images stand side by side instead, under the names of their rows. Small images
+    are enlarged by whole factors, large ones reduced. Raises ValueError where the numbers differ.
     """
     for name, images in rows:
         if len(images) != len(columns):
             raise ValueError(f"row {name!r} has {len(images)} images under {len(columns)} columns")
-    shown = [_shown(images) for _, images in rows]
+    smallest = _SMALLEST
+    if len(columns) == 1 and len(rows) > 1:
+        rows, columns = [(columns[0], np.concatenate([row for _, row in rows]))], [name for name, _ in rows]
+        smallest = _SMALLEST if len(columns) > _FEW else _LARGEST
+    shown = [_shown(images, smallest) for _, images in rows]
     side = max(images.shape[1] for images in shown)
     lines = [textwrap.wrap(_plain(name), _LETTERS) or [""] for name, _ in rows]
     left = 2 * _MARGIN + max(_width(line) for wrapped in lines for line in wrapped)
@@ -50,13 +56,13 @@ def spread(count: int, most: int = 10) -> list[int]:
     return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
-def _shown(images: Images) -> Images:
+def _shown(images: Images, smallest: int) -> Images:
     """The images at the size that they have on a sheet."""
     side = images.shape[1]
     if side > _LARGEST:
         small = [cv2.resize(image, (_LARGEST, _LARGEST), interpolation=cv2.INTER_AREA) for image in images]
         return np.stack(small).astype(np.uint8)
-    factor = max(1, _SMALLEST // side)
+    factor = max(1, smallest // side)
     return images.repeat(factor, 1).repeat(factor, 2)
 
 

@@ -7,14 +7,28 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from legato.errors import ConfigError
-from legato.offline.reading import Item, video
+from legato.offline.reading import Timing, video
+from legato.offline.sources import Kind
+
+
+class Shown(Protocol):
+    """How an item came in, and hence how pictures of it go out: `reading.Item`, `codes.Codes`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def timing(self) -> Timing | None: ...
 
 
 @contextlib.contextmanager
@@ -23,7 +37,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises ConfigError for an OSError on the way, a full disk for instance; what stood at `path` before still does.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -57,13 +71,13 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def write_frames(folder: Path, name: str, images: NDArray[np.uint8], item: Item) -> Path:
+def write_frames(folder: Path, name: str, images: NDArray[np.uint8], item: Shown) -> Path:
     """Writes [T, R, R, 3] as the item came in: name.png, name/LABEL.png for each, or name.mp4 with the same times.
 
     Returns what was written. Raises ConfigError, ValueError for another number of frames than the item has.
     """
-    if len(images) != len(item.frames):
-        raise ValueError(f"{item.name} has {len(item.frames)} frames; got {len(images)}")
+    if len(images) != len(item.labels):
+        raise ValueError(f"{item.name} has {len(item.labels)} frames; got {len(images)}")
     if item.timing is not None:
         target = folder / f"{name}.mp4"
         with whole(target) as partial:

@@ -1,0 +1,144 @@
+"""The model that a command works with: generator, encoder, perceptual network and directions, on a device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from legato.editing.directions import Directions, load_directions
+from legato.engine_options import Precision, compute_dtype
+from legato.errors import ConfigError, ModelFileError
+from legato.inversion.methods import Networks
+from legato.inversion.objective import Features
+from legato.models import Encoder, Generator, load_encoder, load_generator
+from legato.models.files import resolve
+from legato.models.perceptual import load_perceptual
+
+PYRAMID = "pyramid"
+_SHORT = {"attribute": "attributes", "vgg16": "vgg16-consecutive", "lpips": "lpips-alex"}
+PERCEPTUAL = (PYRAMID, *_SHORT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """Networks, and what is known of them."""
+
+    name: str
+    networks: Networks
+    precision: Literal["float32", "bfloat16"]  # inside the convolutions
+    perceptual: str = PYRAMID  # the name of the perceptual network, and the file of its weights
+    encoder_psnr: float | None = None  # dB that the encoder reached on held-out images, where the model says so
+
+    @property
+    def generator(self) -> Generator:
+        return self.networks.generator
+
+    @property
+    def encoder(self) -> Encoder | None:
+        return self.networks.encoder
+
+    @property
+    def resolution(self) -> int:
+        return self.generator.config.resolution
+
+
+def load_model(
+    name: str,
+    *,
+    encoder: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "auto",
+    perceptual: str = PYRAMID,
+    weights: Path | None = None,
+) -> Model:
+    """A model by its name or folder; `encoder` is another model's or a file, `weights` those of the perceptual network.
+
+    Raises ModelFileError for files that are missing, damaged or do not fit together, ConfigError for a device that is
+    not there and for weights that nothing asks for.
+    """
+    where = _device(device)
+    generator = load_generator(name).to(where)
+    found = _encoder(name, encoder, generator)
+    if found is not None:
+        found = found.to(where)
+    dtype = compute_dtype(precision, where)
+    for network in (generator, found):
+        if network is not None:
+            network.autocast_dtype = None if dtype == torch.float32 else dtype
+    features: Features | None = None
+    if perceptual == PYRAMID:
+        if weights is not None:
+            raise ConfigError(
+                f"--perceptual-weights {weights} belongs to a perceptual network; name it with --perceptual "
+                f"({', '.join(_SHORT)})"
+            )
+    else:
+        try:
+            loaded = load_perceptual(_SHORT.get(perceptual, perceptual), weights)
+        except ModelFileError as error:
+            raise ModelFileError(str(error).replace("option weights", "option --perceptual-weights")) from error
+        if isinstance(loaded, torch.nn.Module):
+            loaded.to(where)
+        features = loaded.features
+    return Model(
+        name,
+        Networks(generator, found, features),
+        "float32" if dtype == torch.float32 else "bfloat16",
+        perceptual if weights is None else f"{perceptual} ({weights.name})",
+        None if encoder is not None else _held_out(name),
+    )
+
+
+def directions_of(model: Model, file: Path | None = None) -> Directions:
+    """The model's directions, or those of a file. Raises ModelFileError where they are another generator's."""
+    found = load_directions(file or model.name, generator_digest=model.generator.digest)
+    return found.to(model.generator.w_avg.device)
+
+
+def _encoder(name: str, encoder: str | None, generator: Generator) -> Encoder | None:
+    """The encoder asked for; that of the model, if it has one."""
+    if encoder is None:
+        path = resolve(name, "encoder.safetensors")
+        if path.name != "encoder.safetensors" or not path.exists():
+            return None
+    found = load_encoder(encoder or name)
+    sizes = {
+        "resolution": (found.config.resolution, generator.config.resolution),
+        "layers": (found.config.num_layers, generator.num_layers),
+        "w_dim": (found.config.w_dim, generator.config.w_dim),
+    }
+    if wrong := [f"{what} {got} where {wanted} is wanted" for what, (got, wanted) in sizes.items() if got != wanted]:
+        raise ModelFileError(
+            f"the encoder of {encoder or name} does not fit the generator of {name}: {', '.join(wrong)}. "
+            f"Train one with: legato train encoder --generator {name}"
+        )
+    return found
+
+
+def _held_out(name: str) -> float | None:
+    """What the model's own figures say of its encoder on held-out images, in dB."""
+    try:
+        figures = json.loads(resolve(name, "figures.json").read_text(encoding="utf-8"))
+        return float(figures["psnr_db"]["encoder"])
+    except (ModelFileError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is cpu, cuda, cuda:N or auto; got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name} asks for a GPU that torch does not find; it finds {torch.cuda.device_count()}"
+        )
+    return device

@@ -139,6 +139,9 @@ def edit(
     if network is not None and attribute in network.config.names:
         response, identity = read_edit(seen.images, after, amount, network, attribute)
         figures |= {"response": response.response, "leakage": response.leakage, "identity": identity}
+        if len(after) > 1:
+            source, edited = (identity_embedding(network, x, without=(attribute,)) for x in (seen.target, after))
+            figures["edited_tl_id"], figures["edited_tg_id"] = temporal_identity(source, edited)
     if truth is not None and bool(((truth.images[rows] - seen.target).abs() > 0).any()):
         agreed = agreement(seen.images, after, seen.target, truth.images[rows])
         figures["true_edit_cosine"], figures["true_edit_gain"] = agreed.cosine, agreed.gain

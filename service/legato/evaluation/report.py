@@ -39,6 +39,8 @@ CONSISTENCY = (
     Metric("change_error", "dT x1e-3", 2, 1e3, "low"),
     Metric("tl_id", "TL-ID", 4, better="one"),
     Metric("tg_id", "TG-ID", 4, better="one"),
+    Metric("edited_tl_id", "TL-ID edited", 4, better="one"),
+    Metric("edited_tg_id", "TG-ID edited", 4, better="one"),
 )
 EDITABILITY = (
     Metric("response", "response", 3, better="one"),
@@ -242,7 +244,8 @@ _DEFINITIONS = """## What the figures are
   loss has used the network.
 - latent error: mean squared difference of the codes to those that made the frames.
 - warp error: Lai et al. 2018, masked by visibility, along the source's motion. dT: mean absolute error of the
-  change from frame to frame, on [0, 1]. TL-ID, TG-ID: Tzaban et al. 2022; 1 is as consistent as the source.
+  change from frame to frame, on [0, 1]. TL-ID, TG-ID: Tzaban et al. 2022, of the reconstruction and of the edited
+  clips; 1 is as consistent as the source.
 - response: change of the edited attribute per unit asked for; leakage: mean absolute change of the other
   attributes per unit; identity kept: cosine of the identity attributes before and after, without the edited
   one. A clip's value is the mean over the edited attributes.

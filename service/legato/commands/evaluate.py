@@ -23,7 +23,7 @@ EPILOG = """
 protocols:
   rendered     held-out rendered heads: exact flow, and the same heads rendered with an attribute really changed
   synthetic    codes of random z moved along the generator's own directions: the latents are known
-  folder:DIR   videos and sub-folders of images in DIR; nothing is known of them. Central squares, no face is aligned
+  folder:DIR   videos and sub-folders of images in DIR; nothing is known of them. Letterboxed, no face is aligned
 
 methods:
   NAME, or NAME:key=value,key=value with the options of the method, or NAME:released for its paper's own. For instance

@@ -12,8 +12,9 @@ import torch
 
 from legato.errors import InvalidInput
 from legato.evaluation.cost import PeakMemory, at_passes
+from legato.evaluation.figures import Difference, Spread, beside, reference_of, summary
 from legato.evaluation.measure import Seen, edit, measure, of_source
-from legato.evaluation.report import Spread, as_json, in_order, markdown, summary
+from legato.evaluation.report import as_json, in_order, markdown
 from legato.evaluation.results import Results
 from legato.evaluation.run import Setup, run_all, run_method
 from legato.evaluation.sheets import comparison
@@ -33,7 +34,12 @@ STAMP = {
     "python": "3",
     "versions": {"legato": "0"},
 }
-ABOUT = {"stamp": STAMP, "notes": ["so it is"], "source": {"warp_error": 0.001}, "made_with": {"seed": "0"}}
+ABOUT = {
+    "stamp": STAMP,
+    "notes": ["so it is"],
+    "source": {"warp_error": 0.001, "response": 1.2},
+    "made_with": {"seed": "0"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,19 @@ def test_the_true_codes_are_a_perfect_inversion(setup: Setup) -> None:
         assert edited.figures["true_edit_cosine"] == pytest.approx(1.0)
         assert edited.figures["true_edit_gain"] == pytest.approx(1.0)
         torch.testing.assert_close(edited.images, clip.truths["smile"].images, **LOSS_ROUNDING)
+
+
+def test_the_truth_is_read_as_edits_are(setup: Setup) -> None:
+    clip, network = setup.protocol.clips[0], setup.judges.attributes
+    assert clip.latents is not None
+    assert network is not None
+    assert setup.directions is not None
+    seen = Seen.of(clip, InvertedClip(clip.latents, (0, 1, 2)), setup.networks.generator)
+    found = [edit(seen, name, setup.directions.vector(name), setup.networks.generator, network) for name in EDITED]
+    truth = of_source([clip], network)
+    for key in ("response", "leakage", "identity"):
+        values = [edited.figures[key] for edited in found if edited is not None]
+        assert truth[key] == pytest.approx(np.mean(values), abs=SAME_PICTURE)
 
 
 def test_frames_without_a_code_are_left_out(setup: Setup) -> None:
@@ -167,6 +186,18 @@ def test_spread() -> None:
     assert Spread.of([3.0, 1.0, 2.0, float("nan"), 4.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5)
 
 
+def test_methods_are_set_beside_one_clip_by_clip() -> None:
+    def record(label: str, psnr: dict[str, float], warp: dict[str, float]) -> dict[str, object]:
+        return {"method": label, "clips": {n: {"psnr_db": psnr[n], "warp_error": warp[n]} for n in psnr}}
+
+    free = record("w_plus", {"a": 20.0, "b": 30.0, "c": 25.0}, {"a": 1.0, "b": 5.0, "c": 3.0})
+    ours = record("consecutive", {"a": 21.0, "b": 29.5, "c": 25.25, "d": 9.0}, {"a": 0.5, "b": 4.0, "c": 4.0, "d": 9.0})
+    assert beside(ours, free) == {"psnr_db": Difference(0.25, 2, 3), "warp_error": Difference(-0.5, 2, 3)}
+    assert reference_of([ours, free]) == "w_plus"
+    assert reference_of([free]) is None
+    assert reference_of([ours, {**ours, "method": "consecutive:steps=1"}]) is None
+
+
 def test_the_report(setup: Setup, tmp_path: Path) -> None:
     results = Results(tmp_path, {"about": "a"})
     run_all(setup, [parse_method("encoder"), parse_method("w_plus:steps=1,lr=1e-6")], results, STAMP)
@@ -176,12 +207,14 @@ def test_the_report(setup: Setup, tmp_path: Path) -> None:
     values = [clip["psnr_db"] for clip in records[0]["clips"].values()]
     assert found["summary"]["encoder"]["psnr_db"] == pytest.approx(np.median(values))
     assert found["quartiles"]["encoder"]["psnr_db"] == pytest.approx(np.percentile(values, (25, 75)).tolist())
+    assert found["beside"]["reference"] == "encoder"
+    assert found["beside"]["methods"]["w_plus:steps=1,lr=1e-6"]["psnr_db"]["count"] == 2
     assert summary(records[0]).keys() == found["summary"]["encoder"].keys()
     assert found["stamp"]["commit"] == "abc"
     text = markdown(records, setup.protocol, ABOUT, ["comparison.png"])
     for wanted in (
         "| w_plus:steps=1,lr=1e-6 |", "| (input) | 1.000 |", "- so it is", "![comparison.png](comparison.png)",
-        "encoder was run by commit `older`", "psi 0.7", "- seed: 0",
+        "encoder was run by commit `older`", "psi 0.7", "- seed: 0", "## Beside encoder", "| (true edit) | 1.2",
     ):  # fmt: skip
         assert wanted in text
     assert "LPIPS |" not in text, "nothing computed it"

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     about = {
         "stamp": dict(stamped),
         "notes": [*(f"{label}: {why}" for label, why in failed.items()), *protocol.told, *prepared.notes],
-        "source": of_source(protocol.clips),
+        "source": of_source(protocol.clips, prepared.judges.attributes),
         "made_with": _made_with(args, choices, prepared, passes),
     }
     _write(args, setup, results, about)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from legato.evaluation.editability import agreement, read_edit
+from legato.evaluation.editability import Response, agreement, read_edit
 from legato.evaluation.known import KnownClip
 from legato.evaluation.metrics import (
     Motion,
@@ -103,11 +103,38 @@ def _distance(network: PerceptualNetwork, image: Tensor, target: Tensor) -> floa
     return float(torch.cat([perceptual_distance(network.features(a), network.features(b)) for a, b in pairs]).mean())
 
 
-def of_source(clips: Sequence[KnownClip]) -> dict[str, float]:
-    """What a perfect reconstruction has: medians over the clips themselves."""
-    errors = [float(warp_error(clip.frames, clip.motion).mean()) for clip in clips if clip.motion is not None]
-    found = {"warp_error": float(np.median(errors))} if errors else {}
-    return {**found, "change_error": 0.0, "tl_id": 1.0, "tg_id": 1.0} if errors else {}
+def of_source(clips: Sequence[KnownClip], network: AttributeNetwork | None = None) -> dict[str, float]:
+    """What a perfect inversion has: medians over the clips themselves, and over their true edits as a network reads
+    them. What that reads besides the edited attribute is leakage to it, in the truth as well."""
+    each = [_of_source(clip, network) for clip in clips]
+    keys = dict.fromkeys(key for figures in each for key in figures)
+    return {key: float(np.median([figures[key] for figures in each if key in figures])) for key in keys}
+
+
+def _of_source(clip: KnownClip, network: AttributeNetwork | None) -> dict[str, float]:
+    edits = []
+    for attribute, truth in clip.truths.items():
+        if network is not None and attribute in network.config.names:
+            response, identity = read_edit(clip.frames, truth.images, truth.change, network, attribute)
+            edits.append(_read_figures(response, identity))
+    found = mean_of_edits(edits)
+    if clip.motion is not None:
+        found |= {"warp_error": float(warp_error(clip.frames, clip.motion).mean())}
+        found |= {"change_error": 0.0, "tl_id": 1.0, "tg_id": 1.0}
+    return found
+
+
+def mean_of_edits(edits: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Figures of one clip's edits, means over the attributes; editability is the ratio of two of them."""
+    keys = dict.fromkeys(key for figures in edits for key in figures)
+    means = {key: float(np.mean([figures[key] for figures in edits if key in figures])) for key in keys}
+    if means.get("leakage", 0.0) > 0:
+        means["editability"] = means["response"] / means["leakage"]
+    return means
+
+
+def _read_figures(response: Response, identity: float) -> dict[str, float]:
+    return {"response": response.response, "leakage": response.leakage, "identity": identity}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +165,7 @@ def edit(
     figures: dict[str, float] = {}
     if network is not None and attribute in network.config.names:
         response, identity = read_edit(seen.images, after, amount, network, attribute)
-        figures |= {"response": response.response, "leakage": response.leakage, "identity": identity}
+        figures |= _read_figures(response, identity)
         if len(after) > 1:
             source, edited = (identity_embedding(network, x, without=(attribute,)) for x in (seen.target, after))
             figures["edited_tl_id"], figures["edited_tg_id"] = temporal_identity(source, edited)

@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
+from legato.evaluation.figures import (
+    BY_CLIP,
+    CONSISTENCY,
+    COST,
+    EDITABILITY,
+    FIDELITY,
+    Metric,
+    Spread,
+    beside,
+    over_clips,
+    reference_of,
+    summary,
+)
 from legato.evaluation.known import Protocol
 from legato.evaluation.results import Record
 from legato.inversion.method import METHODS
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One column: key in the records, heading, factor and digits it is printed with, which way is better."""
-
-    key: str
-    title: str
-    digits: int
-    scale: float = 1.0
-    better: str = ""  # "high", "low", or "one" for what is best at 1
-
-
-FIDELITY = (
-    Metric("psnr_db", "PSNR dB", 2, better="high"),
-    Metric("mse", "MSE x1e-3", 3, 1e3, "low"),
-    Metric("ssim", "SSIM", 4, better="high"),
-    Metric("lpips", "LPIPS", 4, better="low"),
-    Metric("trunk_distance", "trunk distance", 4, better="low"),
-    Metric("identity_similarity", "ID", 3, better="high"),
-    Metric("latent_error", "latent error", 4, better="low"),
-)
-CONSISTENCY = (
-    Metric("warp_error", "warp error x1e-3", 3, 1e3, "low"),
-    Metric("change_error", "dT x1e-3", 2, 1e3, "low"),
-    Metric("tl_id", "TL-ID", 4, better="one"),
-    Metric("tg_id", "TG-ID", 4, better="one"),
-    Metric("edited_tl_id", "TL-ID edited", 4, better="one"),
-    Metric("edited_tg_id", "TG-ID edited", 4, better="one"),
-)
-EDITABILITY = (
-    Metric("response", "response", 3, better="one"),
-    Metric("leakage", "leakage", 3, better="low"),
-    Metric("editability", "response / leakage", 2, better="high"),
-    Metric("identity", "identity kept", 3, better="high"),
-    Metric("true_edit_cosine", "true edit cosine", 3, better="high"),
-    Metric("true_edit_gain", "gain", 3, better="one"),
-    Metric("true_edit_psnr_db", "PSNR to true edit dB", 2, better="high"),
-)
-BY_CLIP = (*FIDELITY, *CONSISTENCY, *EDITABILITY)
-COST = (
-    Metric("passes_per_frame", "generator passes a frame", 1),
-    Metric("seconds_per_frame", "seconds a frame", 3, better="low"),
-    Metric("peak_memory_mib_per_frame", "peak memory MiB a frame", 1, better="low"),
-    Metric("frechet_distance", "Frechet distance", 3, better="low"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median and quartiles over clips."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> Spread | None:
-        """None of nothing; what is no number is left out."""
-        known = [value for value in values if math.isfinite(value)]
-        if not known:
-            return None
-        low, median, high = np.percentile(known, (25, 50, 75))
-        return Spread(float(median), float(low), float(high), len(known))
-
-
-def summary(record: Record) -> dict[str, float | None]:
-    """Medians over clips and costs of one method; None where a figure could not be computed."""
-    found: dict[str, float | None] = {}
-    for metric in BY_CLIP:
-        spread = _spread(record["clips"].values(), metric.key)
-        found[metric.key] = spread.median if spread else None
-    return found | {metric.key: record.get(metric.key) for metric in COST}
 
 
 def as_json(
@@ -97,18 +33,29 @@ def as_json(
         record["method"]: {
             metric.key: [spread.low, spread.high]
             for metric in BY_CLIP
-            if (spread := _spread(record["clips"].values(), metric.key))
+            if (spread := over_clips(record["clips"].values(), metric.key))
         }
         for record in ordered
     }
     return {
         "summary": {record["method"]: summary(record) for record in ordered},
         "quartiles": quartiles,
+        "beside": _beside_json(ordered),
         "protocol": {"name": protocol.name, "about": protocol.about, "told": list(protocol.told)},
         "settings": dict(settings),
         **about,
         "methods": {record["method"]: record for record in ordered},
     }
+
+
+def _beside_json(records: Sequence[Record]) -> dict[str, Any]:
+    reference = reference_of(records)
+    against = next((record for record in records if record["method"] == reference), None)
+    if against is None:
+        return {}
+    others = [record for record in records if record is not against]
+    found = {record["method"]: {k: asdict(v) for k, v in beside(record, against).items()} for record in others}
+    return {"reference": reference, "methods": found}
 
 
 def in_order(records: Sequence[Record]) -> list[Record]:
@@ -126,9 +73,10 @@ def markdown(
         f"# Inversion methods: {protocol.name}",
         f"{_sentence(protocol.about)} Figures are medians over clips, with quartiles in brackets; bold is the best.",
         _table(ordered, "Fidelity", FIDELITY),
-        _table(ordered, "Consistency", CONSISTENCY, about.get("source")),
-        _table(ordered, "Editability", EDITABILITY),
+        _table(ordered, "Consistency", CONSISTENCY, ("(input)", about["source"])),
+        _table(ordered, "Editability", EDITABILITY, ("(true edit)", about["source"])),
         *_by_attribute(ordered),
+        _beside(ordered),
         _table(ordered, "Cost", COST),
         "## Pictures\n" + "\n\n".join(f"![{name}]({name})" for name in pictures) if pictures else "",
         "## Notes\n" + "\n".join(f"- {line}" for line in about["notes"]) if about["notes"] else "",
@@ -141,14 +89,17 @@ def markdown(
 
 
 def _table(
-    records: Sequence[Record], title: str, metrics: Sequence[Metric], source: Mapping[str, Any] | None = None
+    records: Sequence[Record],
+    title: str,
+    metrics: Sequence[Metric],
+    source: tuple[str, Mapping[str, float]] = ("", {}),
 ) -> str:
-    """A table of the metrics that any method has, or "". `source`: figures of the input itself, above all methods."""
+    """A table of the metrics that any method has, or "". `source`: label and figures of what stands above them all."""
     by_clip = metrics is not COST
     rows: list[list[Spread | None]] = []
     for record in records:
         if by_clip:
-            rows.append([_spread(record["clips"].values(), metric.key) for metric in metrics])
+            rows.append([over_clips(record["clips"].values(), metric.key) for metric in metrics])
         else:
             rows.append([Spread.of([value]) if (value := record.get(m.key)) is not None else None for m in metrics])
     shown = [i for i in range(len(metrics)) if any(row[i] for row in rows)]
@@ -156,13 +107,10 @@ def _table(
         return ""
     best = {i: _best([spread.median if (spread := row[i]) else None for row in rows], metrics[i]) for i in shown}
     lines = ["| method | " + " | ".join(metrics[i].title for i in shown) + " |", "|---|" + "---|" * len(shown)]
-    if source:
-        values = [source.get(metrics[i].key) for i in shown]
-        texts = [
-            f"{v * metrics[i].scale:.{metrics[i].digits}f}" if v is not None else ""
-            for i, v in zip(shown, values, strict=True)
-        ]
-        lines.append("| (input) | " + " | ".join(texts) + " |")
+    known = {metrics[i].key: source[1].get(metrics[i].key) for i in shown}
+    if any(value is not None for value in known.values()):
+        texts = [_number(value, metrics[i]) for i, value in zip(shown, known.values(), strict=True)]
+        lines.append(f"| {source[0]} | " + " | ".join(texts) + " |")
     for number, (record, row) in enumerate(zip(records, rows, strict=True)):
         cells = [_cell(row[i], metrics[i], number == best[i], by_clip) for i in shown]
         lines.append(f"| {record['method']} | " + " | ".join(cells) + " |")
@@ -177,7 +125,7 @@ def _by_attribute(records: Sequence[Record]) -> list[str]:
         if metric.key not in ("response", "leakage", "true_edit_cosine"):
             continue
         cells = {
-            (record["method"], name): _spread(record["edits"].get(name, {}).values(), metric.key)
+            (record["method"], name): over_clips(record["edits"].get(name, {}).values(), metric.key)
             for record in records
             for name in names
         }
@@ -186,7 +134,7 @@ def _by_attribute(records: Sequence[Record]) -> list[str]:
         lines = [f"| {metric.title} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
         for record in records:
             row = [cells[record["method"], name] for name in names]
-            texts = [f"{spread.median:.{metric.digits}f}" if spread else "" for spread in row]
+            texts = [_number(spread.median if spread else None, metric) for spread in row]
             lines.append(f"| {record['method']} | " + " | ".join(texts) + " |")
         tables.append("\n".join(lines))
     return ["### By attribute\n" + "\n\n".join(tables)] if tables else []
@@ -201,16 +149,36 @@ def _best(medians: Sequence[float | None], metric: Metric) -> int | None:
     return min(known, key=lambda pair: abs(pair[1] - target) if metric.better == "one" else sign * pair[1])[0]
 
 
+def _beside(records: Sequence[Record]) -> str:
+    """Every method less the reference, clip by clip."""
+    reference = reference_of(records)
+    against = next((record for record in records if record["method"] == reference), None)
+    if against is None:
+        return ""
+    differences = {record["method"]: beside(record, against) for record in records if record is not against}
+    metrics = [metric for metric in BY_CLIP if any(metric.key in found for found in differences.values())]
+    lines = ["| method | " + " | ".join(metric.title for metric in metrics) + " |", "|---|" + "---|" * len(metrics)]
+    for label, found in differences.items():
+        cells = [
+            f"{each.median * metric.scale:+.{metric.digits}f} ({each.better}/{each.count})" if each else ""
+            for metric in metrics
+            for each in [found.get(metric.key)]
+        ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    head = f"Median of the difference to {reference} on the same clip, and in how many clips the method is the better."
+    return f"## Beside {reference}\n{head}\n\n" + "\n".join(lines)
+
+
+def _number(value: float | None, metric: Metric) -> str:
+    return "" if value is None else f"{value * metric.scale:.{metric.digits}f}"
+
+
 def _cell(spread: Spread | None, metric: Metric, best: bool, quartiles: bool) -> str:
     if spread is None:
         return ""
-    median, low, high = (f"{v * metric.scale:.{metric.digits}f}" for v in (spread.median, spread.low, spread.high))
+    median, low, high = (_number(value, metric) for value in (spread.median, spread.low, spread.high))
     text = f"**{median}**" if best else median
     return f"{text} [{low}, {high}]" if quartiles and spread.count > 1 else text
-
-
-def _spread(figures: Any, key: str) -> Spread | None:
-    return Spread.of([each[key] for each in figures if key in each])
 
 
 def _sentence(text: str) -> str:

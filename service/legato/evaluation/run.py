@@ -17,7 +17,7 @@ from legato.errors import InvalidInput
 from legato.evaluation.cost import PeakMemory
 from legato.evaluation.frechet import feature_distance
 from legato.evaluation.known import Protocol
-from legato.evaluation.measure import Judges, Seen, edit, measure
+from legato.evaluation.measure import Judges, Seen, edit, mean_of_edits, measure
 from legato.evaluation.results import Pictures, Record, Results
 from legato.inversion.method import Method
 from legato.inversion.methods import FRAMES_PER_BATCH, Networks, invert_clips, steps_in_all
@@ -115,17 +115,8 @@ def _measured(
         shown = zip(seen[:SHOWN], found[:SHOWN], strict=True)
         pictures[attribute] = _sheet([_shown(each, e.images if e else None) for each, e in shown])
     for name, figures in clips.items():
-        figures |= _means([by_clip[name] for by_clip in edits.values() if name in by_clip])
+        figures |= mean_of_edits([by_clip[name] for by_clip in edits.values() if name in by_clip])
     return clips, edits, pictures
-
-
-def _means(edits: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of the figures of one clip's edits, over the attributes; editability is the ratio of two of the means."""
-    keys = dict.fromkeys(key for figures in edits for key in figures)
-    means = {key: float(np.mean([figures[key] for figures in edits if key in figures])) for key in keys}
-    if means.get("leakage", 0.0) > 0:
-        means["editability"] = means["response"] / means["leakage"]
-    return means
 
 
 def _frechet(judges: Judges, seen: Sequence[Seen]) -> float | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from legato.inversion.method import Method
 
 SIX = ("encoder", "w", "w_plus", "in_domain", "consecutive", "multi_code")
-QUICK: Mapping[str, Any] = {"clips": 12, "frames": 4, "passes": 60, "edited": ("smile", "yaw", "skin_tone")}
+QUICK: Mapping[str, Any] = {"clips": 12, "frames": 4, "passes": 50, "edited": ("smile", "yaw", "skin_tone")}
 USUAL: Mapping[str, Any] = {"clips": 12, "frames": 8, "passes": None, "edited": None}
 
 EPILOG = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class TrueEdit:
 def true_edit(renderer: Renderer, z: Tensor, attribute: str, amount: float) -> TrueEdit:
     """Renders factors z [T, 64] with `attribute` moved by `amount` standard deviations, all else as it is."""
     column, row = _FACTORS.index(attribute), ATTRIBUTES.index(attribute)
-    deviation = standard_deviations()[attribute]
+    deviation = _deviations()[attribute]
 
     def read(value: Tensor) -> Tensor:
         moved = z.clone()
@@ -93,6 +94,11 @@ class Agreement:
     cosine: float  # of the images' change and the true change
     gain: float  # length of the change along the true one, 1 is right
     psnr_db: float  # of the edited image to the true edit
+
+
+@cache
+def _deviations() -> dict[str, float]:
+    return standard_deviations()  # half a second
 
 
 def agreement(before: Tensor, after: Tensor, true_before: Tensor, true_after: Tensor) -> Agreement:

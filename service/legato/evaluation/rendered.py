@@ -49,9 +49,8 @@ def rendered_clips(
     """Clips of the split "eval", one a head, with their exact flow and the true edit of each attribute.
 
     `strength` is in standard deviations of the attribute over the population; its sign leads each head away from the
-    end that it is at. A head whose attribute cannot move (a hairless one) has no true edit of it, which is told.
-    `seed` chooses other heads and other motion. Raises InvalidInput for an attribute that the renderer has not,
-    ConfigError where the folder of renders cannot be written.
+    end that it is at, so that it can move. `seed` chooses other heads and other motion. Raises InvalidInput for an
+    attribute that the renderer has not, ConfigError where the folder of renders cannot be written.
     """
     if unknown := [name for name in attributes if name not in ATTRIBUTES]:
         raise InvalidInput(f"renders have no attribute {unknown[0]!r}; there are {', '.join(ATTRIBUTES)}")
@@ -63,7 +62,7 @@ def rendered_clips(
         done += count
         progress(done, total)
 
-    found, missing = [], []
+    found = []
     for number in range(clips):
         identity = seed * 1000 + number
         key = {"identity": identity, "motion": seed, "frames": frames, "fps": fps}
@@ -73,11 +72,7 @@ def rendered_clips(
         truths = {}
         for name in attributes:
             amount = away(float(_standardized(z, name).mean()), strength)
-            truth = _truth(store, {**key, "attribute": name, "amount": amount}, renderer, z)
-            if bool((truth.change.abs() > 0).any()):
-                truths[name] = truth
-            else:
-                missing.append(f"head {identity} has no true edit of {name}: it is at its end")
+            truths[name] = _truth(store, {**key, "attribute": name, "amount": amount}, renderer, z)
             told(frames)
         name = f"head {identity}"
         found.append(KnownClip(name, images, motion, "exact", truths=truths))
@@ -87,7 +82,7 @@ def rendered_clips(
         f"{clips} rendered clips of {frames} frames at {fps:g} frames a second, one a head, split `eval` (no training "
         f"saw it), heads {seed * 1000} to {seed * 1000 + clips - 1}, motion {seed}; flow and true edits are exact"
     )
-    return Protocol("rendered", about, settings, tuple(found), tuple(missing))
+    return Protocol("rendered", about, settings, tuple(found))
 
 
 def _images(store: _Store, key: Mapping[str, Any], renderer: Renderer, told: Callable[[int], None]) -> Tensor:

@@ -114,3 +114,7 @@ LOST_PART = 0.02  # of 16384 pixels drawn at random
 
 # Evaluation of methods.
 SAME_PICTURE = 1e-5  # figures of a picture that was drawn twice in float32, in batches of another size
+
+# Restoration.
+NOISE_LEVEL = Tolerance(rtol=0.1, atol=0.0)  # of 16384 pixels' noise; the picture under it is smooth, not flat
+LEFT_OUT = Tolerance(rtol=1e-8, atol=1e-8)  # float64 least squares by another way

@@ -83,9 +83,35 @@ def test_where_it_begins(generator: Generator) -> None:
     w = torch.randn(2, LAYERS, DIM)
     around = begin(generator, 2, BRIEF, w)
     torch.testing.assert_close(around.tail, w[:, 3:], **EXACT)
-    shift = w[:, :4].mean(1)[:, None, None] - generator.w_avg
+    shift = w[:, None, :4] - generator.w_avg
     torch.testing.assert_close(around.codes - begun.codes, shift.expand_as(begun.codes), **LOSS_ROUNDING)
+    single = begin(generator, 2, replace(BRIEF, per_layer=False), w)
+    middle = begin(generator, 2, replace(BRIEF, per_layer=False)).codes + shift.mean(2, keepdim=True)
+    torch.testing.assert_close(single.codes, middle, **LOSS_ROUNDING)
+    at = begin(generator, 2, replace(BRIEF, codes=1), w)
+    torch.testing.assert_close(at.image(generator), generator(w), **COMPOSED_IMAGE)
     generator.w_avg.zero_()
+
+
+def test_a_prior_keeps_codes_where_they_began(generator: Generator) -> None:
+    w, target = torch.randn(2, LAYERS, DIM), images()
+
+    def distances(weight: float, free_tail: bool = True) -> Tensor:
+        options = replace(BRIEF, prior_weight=weight, free_tail=free_tail)
+        found = multi_code(generator, target, options=options, start=w)
+        codes = (found.composition.codes - w[:, None, : head_layers(8)]).flatten(1, 2)
+        whole = torch.cat([codes, found.composition.tail - w[:, head_layers(8) - 1 :]], 1)
+        if weight:
+            begun = begin(generator, 2, options, w)
+            apart = (begun.codes - w[:, None, : head_layers(8)]).flatten(1, 2)
+            first = torch.cat([apart, torch.zeros_like(begun.tail)], 1)
+            wanted = first.square().mean((1, 2))
+            torch.testing.assert_close(found.inversion.losses["prior"][0], wanted, **LOSS_ROUNDING)
+        return whole.square().mean((1, 2))
+
+    free, near = distances(0.0), distances(100.0)
+    assert (near < 0.7 * free).all()
+    assert (distances(100.0, free_tail=False) < distances(0.0, free_tail=False)).all()
 
 
 def test_more_codes_come_closer_than_one(generator: Generator) -> None:

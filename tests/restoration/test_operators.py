@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from legato.errors import InvalidInput
-from legato.restoration import Colorize, Degradation, Denoise, Inpaint, SuperResolve, lost_pixels
+from legato.restoration import Colorize, Degradation, Denoise, Inpaint, SuperResolve, lost_pixels, noise_level
 from legato.restoration.colorize import luma
-from tests.tolerances import COLOR_LEVELS, EXACT, LOSS_ROUNDING, LOST_PART
+from tests.tolerances import COLOR_LEVELS, EXACT, LOSS_ROUNDING, LOST_PART, NOISE_LEVEL
 
 SIDE = 32
 
@@ -31,10 +31,12 @@ OPERATORS: list[Degradation] = [
     Colorize(),
     SuperResolve(4),
     SuperResolve(2, antialias=True),
+    SuperResolve(4, consistent=False),
     Inpaint(half()),
     Inpaint(half(), composite=False),
     Denoise(),
     Denoise(lost_pixels(SIDE)),
+    Denoise(noise=0.1),
 ]
 
 
@@ -77,6 +79,15 @@ def test_a_small_image_is_bilinear_without_a_filter_unless_it_is_asked_for() -> 
         SuperResolve(3)
 
 
+def test_what_a_small_image_says_is_put_into_what_was_made() -> None:
+    truth, made = pictures(), pictures() * 0.5
+    seen = SuperResolve(4).apply(truth)
+    done, raw = SuperResolve(4).finish(made, seen), SuperResolve(4, consistent=False).finish(made, seen)
+    torch.testing.assert_close(raw, made, **EXACT)
+    before, after = ((SuperResolve(4).apply(x) - seen).abs().mean((1, 2, 3)) for x in (made, done))
+    assert (after < 0.5 * before).all()
+
+
 def test_known_pixels_are_kept_if_wanted_and_holes_are_filled_with_their_mean() -> None:
     truth, made, mask = pictures(), pictures(), half()
     seen = Inpaint(mask).apply(truth)
@@ -87,6 +98,22 @@ def test_known_pixels_are_kept_if_wanted_and_holes_are_filled_with_their_mean() 
     wanted = truth[..., : SIDE // 2].mean((2, 3))
     torch.testing.assert_close(filled[..., -1, -1], wanted, **LOSS_ROUNDING)
     torch.testing.assert_close(filled[..., : SIDE // 2], truth[..., : SIDE // 2], **EXACT)
+
+
+def test_pixels_that_were_not_lost_are_kept_if_wanted() -> None:
+    truth, made, mask = pictures(), pictures(), lost_pixels(SIDE)
+    seen = Denoise(mask).apply(truth)
+    torch.testing.assert_close(Denoise(mask).finish(made, seen), torch.where(mask.bool(), truth, made), **EXACT)
+    torch.testing.assert_close(Denoise(mask, composite=False).finish(made, seen), made, **EXACT)
+    torch.testing.assert_close(Denoise().finish(made, truth), made, **EXACT)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.3])
+def test_the_level_of_noise_is_found(level: float) -> None:
+    truth = pictures().repeat_interleave(4, 2).repeat_interleave(4, 3) * 0.5
+    smooth = F.avg_pool2d(F.pad(truth, (4, 4, 4, 4), mode="replicate"), 9, stride=1)
+    found = noise_level(smooth + level * torch.randn_like(smooth))
+    torch.testing.assert_close(found, torch.full((2,), level), **NOISE_LEVEL)
 
 
 def test_pixels_are_lost_at_random_and_always_the_same() -> None:

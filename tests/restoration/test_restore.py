@@ -75,7 +75,7 @@ def test_an_encoder_gives_a_closer_start(model: Model, truth: Tensor) -> None:
         asked.append(image)
         return code.expand(len(image), -1, -1)
 
-    operator = SuperResolve(2)
+    operator = SuperResolve(2, consistent=False)
     with torch.no_grad():
         target = model.generator(code)
     found = restore(
@@ -110,10 +110,14 @@ def test_a_killed_restoration_goes_on_and_that_of_another_mask_does_not(
         restore(model.generator, truth, Inpaint(1 - center_lost()), options=BRIEF, checkpoint=checkpoint)
 
 
-def test_codes_meet_early_where_nothing_else_is_asked_for(model: Model) -> None:
-    assert not suggested(Colorize()).per_layer
+def test_less_seen_is_believed_less_where_nothing_else_is_asked_for() -> None:
+    weights = [suggested(SuperResolve(factor)).prior_weight for factor in (2, 4, 8, 16)]
+    assert weights == sorted(weights)
+    assert suggested(Denoise()).prior_weight > suggested(Denoise(lost_pixels(SIDE))).prior_weight > 0
     for operator in OPERATORS:
         assert suggested(operator).resolution < MultiCodeOptions().resolution
+        assert suggested(operator, codes=3).codes == 3
+        assert suggested(operator, calibrated=False).prior_weight == 0
 
 
 def test_sizes_that_do_not_fit_are_told(model: Model, truth: Tensor) -> None:

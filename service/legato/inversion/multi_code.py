@@ -22,7 +22,7 @@ from torch import Tensor
 from legato.errors import InvalidInput
 from legato.inversion.check import check_images
 from legato.inversion.code import Code, Synthesize
-from legato.inversion.objective import Features, Objective, Term, reconstruction
+from legato.inversion.objective import Features, FreeTerm, Objective, Term, reconstruction
 from legato.inversion.pauses import in_rows
 from legato.inversion.solve import Inversion, Schedule, solve
 from legato.inversion.state import Checkpoint
@@ -53,6 +53,7 @@ class MultiCodeOptions:
     patience: int = 0
     keep_best: bool = False
     perceptual_weight: float = 1.0
+    prior_weight: float = 0.0  # of the codes' and the tail's squared distance from what they scatter around
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -136,6 +137,7 @@ class MultiCode(Code):
 
     generator: Generator
     initial: Composition
+    center: Tensor  # [B, L, D]: latents that a prior pulls to
     fixed_tail: bool = False
 
     @property
@@ -149,6 +151,15 @@ class MultiCode(Code):
 
     def latents(self, *free: Tensor) -> Tensor:
         return self.composition(*free).latents(self.generator.num_layers)
+
+    def distance(self, *free: Tensor) -> Tensor:
+        """Mean squared distance [B] of the codes and the tail from the center: what a prior weighs."""
+        codes, tail = free[0], self.composition(*free).tail
+        center = self.center[:, None, : head_layers(self.initial.resolution)]
+        if codes.shape[2] == 1:
+            center = center.mean(2, keepdim=True)
+        apart = [(codes - center).flatten(1, 2), tail - self.center[:, -tail.shape[1] :]]
+        return torch.cat(apart, 1).square().mean((1, 2))
 
     def draw(self, synthesize: Synthesize, free: tuple[Tensor, ...], step: int | None) -> tuple[Tensor, Tensor]:
         composition = self.composition(*free)
@@ -166,8 +177,8 @@ class MultiCodeInversion:
 def begin(generator: Generator, batch: int, options: MultiCodeOptions, start: Tensor | None = None) -> Composition:
     """Codes of random z, importances 1/N, and the tail of `start` [B, L, D], or of w_avg.
 
-    With `start`, the codes scatter around its mean instead of around w_avg. Raises InvalidInput for a resolution that
-    the generator cannot be split after.
+    With `start`, the codes scatter around its layers, or around their mean where a code is one w, instead of around
+    w_avg; one code alone begins there. Raises InvalidInput for a resolution that the generator cannot be split after.
     """
     config, count = generator.config, options.codes
     if options.resolution not in config.resolutions[:-1]:
@@ -178,11 +189,11 @@ def begin(generator: Generator, batch: int, options: MultiCodeOptions, start: Te
     z = torch.randn(batch * count, config.z_dim, generator=torch.Generator().manual_seed(options.seed))
     with torch.no_grad():
         w = generator.map(z.to(generator.w_avg.device), options.truncation)[:, :1].unflatten(0, (batch, count))
+    scatter = w - generator.w_avg if count > 1 or start is None else torch.zeros_like(w)
     if start is None:
         start = generator.w_avg.expand(batch, generator.num_layers, -1)
-    else:
-        w = w - generator.w_avg + start[:, :depth].mean(1)[:, None, None]
-    w = w.expand(-1, -1, depth if options.per_layer else 1, -1)
+    center = start[:, None, :depth]
+    w = scatter + (center if options.per_layer else center.mean(2, keepdim=True))
     importances = w.new_full((batch, count, config.channels(options.resolution) + 3), 1.0 / count)
     return Composition(w.contiguous(), importances, start[:, depth - 1 :].contiguous(), options.resolution)
 
@@ -212,7 +223,9 @@ def multi_code(
     """
     check_images(images)
     options = options or MultiCodeOptions()
-    code = MultiCode(generator, begin(generator, len(images), options, start), not options.free_tail)
+    initial = begin(generator, len(images), options, start)
+    center = generator.w_avg.expand(len(images), generator.num_layers, -1) if start is None else start
+    code = MultiCode(generator, initial, center, not options.free_tail)
     gains = (1.0, options.importance_gain) if code.fixed_tail else (1.0, options.importance_gain, 1.0)
     schedule = Schedule(
         options.steps,
@@ -226,5 +239,6 @@ def multi_code(
     if checkpoint is not None:
         names = [(term.name, term.weight) for term in terms]
         checkpoint = checkpoint.about("multi_code", images, options, names)
-    found = solve(code, Objective(terms), schedule, generator, on_step=on_step, checkpoint=checkpoint)
+    near = (FreeTerm("prior", options.prior_weight, code.distance),) if options.prior_weight else ()
+    found = solve(code, Objective(terms, near), schedule, generator, on_step=on_step, checkpoint=checkpoint)
     return MultiCodeInversion(code.composition(*found.free), found)

@@ -11,10 +11,12 @@ from legato.editing.style_intervention import (
     Classifier,
     InterventionOptions,
     intervene,
+    intervene_along,
     latent_step,
     normal_step,
 )
 from legato.editing.style_space import flatten_styles, split_styles
+from legato.errors import InvalidInput
 from legato.models import Generator
 from tests.models.golden import golden_generator, golden_z
 from tests.tolerances import GENERATOR_ROUNDING
@@ -55,7 +57,7 @@ def plain(generator: Generator, latents: Tensor, step: Tensor) -> Tensor:
 @pytest.mark.parametrize("shared", [False, True])
 def test_less_changes_outside_than_by_either_step(generator: Generator, shared: bool) -> None:
     latents, entangled, normal = steps(generator)
-    options = InterventionOptions(steps=15, lr=0.05, shared=shared, cosine_weight=0.0)
+    options = InterventionOptions(steps=15, lr=0.05, shared=shared, cosine_weight=0.0, inside_weight=0.0)
     done: list[int] = []
     found = intervene(generator, latents, entangled, normal, region(), options=options, on_step=done.append)
     assert done == list(range(1, 46))  # three resolutions
@@ -80,7 +82,7 @@ def test_cosine_term_pulls_to_the_normal(generator: Generator) -> None:
     latents, entangled, normal = steps(generator)
     cosines = []
     for weight in (0.0, 10.0):
-        options = InterventionOptions(steps=10, lr=0.05, cosine_weight=weight)
+        options = InterventionOptions(steps=10, lr=0.05, cosine_weight=weight, inside_weight=0.0)
         found = intervene(generator, latents, entangled, normal, region(), options=options)
         moved = flatten_styles(found.styles) - flatten_styles(generator.styles(latents))
         cosines.append(torch.cosine_similarity(moved, normal, dim=1))
@@ -98,7 +100,7 @@ def test_classifier_term_holds_the_response(generator: Generator) -> None:
         wanted = score(generator(latents)) + (score(moved) - score(generator(latents))).abs()
     shortfalls = []
     for weight in (0.0, 20.0):
-        options = InterventionOptions(steps=20, lr=0.05, classifier_weight=weight)
+        options = InterventionOptions(steps=20, lr=0.05, classifier_weight=weight, inside_weight=0.0)
         classifier = Classifier(score, wanted)
         found = intervene(generator, latents, entangled, normal, region(), classifier=classifier, options=options)
         with torch.no_grad():
@@ -127,7 +129,54 @@ def test_normal_goes_as_far_across_the_boundary_as_the_entangled_step(generator:
     assert (found != 0).sum() < entangled.numel()
 
 
-def test_a_region_that_is_everything_is_refused(generator: Generator) -> None:
+def test_without_normal_and_classifier_the_picture_inside_holds_the_edit(generator: Generator) -> None:
+    latents, entangled, _ = steps(generator)
+    before, inside = generator(latents), region()
+    plain_edit = generator.synthesize(split_styles(generator, flatten_styles(generator.styles(latents)) + entangled))
+    cosines = []
+    for weight in (0.0, 0.3):
+        options = InterventionOptions(steps=20, lr=0.05, inside_weight=weight)
+        found = intervene(generator, latents, entangled, None, region(), options=options)
+        assert "attribute" not in found.losses
+        scale = 1 - found.coefficients  # d_n = 0: every channel is d_z's own, scaled
+        moved = flatten_styles(found.styles) - flatten_styles(generator.styles(latents))
+        torch.testing.assert_close(moved, scale * entangled, **GENERATOR_ROUNDING)
+        change = ((generator.synthesize(found.styles) - before) * inside).flatten(1)
+        cosines.append(torch.cosine_similarity(change, ((plain_edit - before) * inside).flatten(1)))
+        assert (outside(generator, latents, found.styles) < 0.7 * plain(generator, latents, entangled)).all()
+    assert (cosines[1] > cosines[0]).all()
+    assert (cosines[1] > 0.8).all()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_clip_along_a_direction_is_edited_frame_by_frame(generator: Generator, shared: bool) -> None:
+    latents = generator.map(torch.randn(3, 12))
+    direction, done = torch.randn(6, 10), list[tuple[int, int]]()
+    options = InterventionOptions(steps=4, lr=0.05, shared=shared)
+    images = intervene_along(
+        generator, latents, direction, 0.5, region(), options=options, batch=2, on_step=lambda *at: done.append(at)
+    )
+    solves = 1 if shared else 2
+    assert done == [(step, 12 * solves) for step in range(1, 12 * solves + 1)]
+    together = intervene(
+        generator, latents, latent_step(generator, latents, direction, 0.5), None, region(), options=options
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(images, generator.synthesize(together.styles), **GENERATOR_ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (torch.ones(1, 1, SIDE, SIDE), "the region is the whole image"),
+        (torch.zeros(1, 1, SIDE, SIDE), "1 somewhere"),
+        (2 * region(), "a mask of 0 to 1"),
+        (torch.ones(1, 1, 8, 8), r"a mask \[1 or 2, 1, 16, 16\]; got \[1, 1, 8, 8\]"),
+    ],
+)
+def test_a_region_that_cannot_be_is_refused(generator: Generator, mask: Tensor, said: str) -> None:
     latents, entangled, normal = steps(generator)
-    with pytest.raises(ValueError, match="the region is the whole image"):
-        intervene(generator, latents, entangled, normal, torch.ones(1, 1, SIDE, SIDE))
+    with pytest.raises(InvalidInput, match=said):
+        intervene(generator, latents, entangled, normal, mask)
+    with pytest.raises(InvalidInput, match=said):
+        intervene_along(generator, latents, torch.randn(6, 10), 1.0, mask)

@@ -96,6 +96,7 @@ class EngineConfig:
     """The thread that owns the device: model, capacity, batching, work per frame."""
 
     model: str = setting("heads-128", "name of a model that ships with legato, or a folder with generator.safetensors")
+    directions: str = setting("", "file of the directions to edit along (`legato directions`); empty: the model's own")
     max_sessions: int = setting(16, "sessions that may exist at once", unit="sessions", minimum=1, maximum=65536)
     queue_size: int = setting(64, "frames waiting for the engine, over all sessions", unit="frames", minimum=1)
     batch_buckets: tuple[int, ...] = setting(

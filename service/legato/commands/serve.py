@@ -80,7 +80,7 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     if observer is not None:
         observer.ops(ops)
     generator, encoder = load_generator(settings.model), load_encoder(settings.model)
-    directions = load_directions(settings.model, generator_digest=generator.digest)
+    directions = load_directions(settings.directions or settings.model, generator_digest=generator.digest)
     log.info("ops", extra={"fields": {**ops, "cuda_half": cuda_half()}})
     return Engine(
         generator,

@@ -14,6 +14,7 @@ from legato.editing.style_intervention import (
     intervene_along,
     latent_step,
     normal_step,
+    total_steps,
 )
 from legato.editing.style_space import flatten_styles, split_styles
 from legato.errors import InvalidInput
@@ -54,17 +55,21 @@ def plain(generator: Generator, latents: Tensor, step: Tensor) -> Tensor:
     return outside(generator, latents, split_styles(generator, flat))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_less_changes_outside_than_by_either_step(generator: Generator, shared: bool) -> None:
+@pytest.mark.parametrize(("shared", "coarse_to_fine"), [(False, True), (True, True), (False, False)])
+def test_less_changes_outside_than_by_either_step(generator: Generator, shared: bool, coarse_to_fine: bool) -> None:
     latents, entangled, normal = steps(generator)
-    options = InterventionOptions(steps=15, lr=0.05, shared=shared, cosine_weight=0.0, inside_weight=0.0)
+    options = InterventionOptions(
+        steps=15, lr=0.05, shared=shared, cosine_weight=0.0, inside_weight=0.0, coarse_to_fine=coarse_to_fine
+    )
     done: list[int] = []
     found = intervene(generator, latents, entangled, normal, region(), options=options, on_step=done.append)
-    assert done == list(range(1, 46))  # three resolutions
+    total = 45 if coarse_to_fine else 15  # three resolutions
+    assert total_steps(generator, options) == total
+    assert done == list(range(1, total + 1))
     assert found.coefficients.shape == (1 if shared else 2, entangled.shape[1])
     kept = outside(generator, latents, found.styles)
     assert (kept < 0.5 * plain(generator, latents, entangled)).all()
-    assert found.losses["outside"].shape == (45, 2)
+    assert found.losses["outside"].shape == (total, 2)
     assert (found.losses["outside"][-1] < found.losses["outside"][0]).all()
 
 
@@ -157,7 +162,7 @@ def test_a_clip_along_a_direction_is_edited_frame_by_frame(generator: Generator,
         generator, latents, direction, 0.5, region(), options=options, batch=2, on_step=lambda *at: done.append(at)
     )
     solves = 1 if shared else 2
-    assert done == [(step, 12 * solves) for step in range(1, 12 * solves + 1)]
+    assert done == [(step, 4 * solves) for step in range(1, 4 * solves + 1)]
     together = intervene(
         generator, latents, latent_step(generator, latents, direction, 0.5), None, region(), options=options
     )

@@ -11,8 +11,9 @@ with M the region that may change. |.| of an image is the sum over RGB of the ro
 so that the weights serve any resolution. The second term asks that the picture inside the region is that of the plain
 edit; A is - cos(d, d_n), or how far a classifier's score falls short of what is wanted. The paper's body was not to be
 had: the first, the third and the last term are those of its public re-implementation and a reader's notes; the second
-is ours, and what holds the edit without labels or classifier (then d_n = 0: lam only scales the channels of d_z). The
-coefficients are found block by block, from coarse to fine; those found stay.
+is ours, and what holds the edit without labels or classifier (then d_n = 0: lam only scales the channels of d_z).
+The re-implementation finds the coefficients block by block from coarse to fine, and those found stay; all at once, as
+is the default here, keeps the outside better in fewer steps.
 """
 
 from __future__ import annotations
@@ -38,18 +39,16 @@ _EPSILON = 1e-8  # under roots, as in the re-implementation
 
 @dataclass(frozen=True, slots=True)
 class InterventionOptions:
-    """Weights and lengths; `steps` counts for each resolution.
+    """Weights and lengths. What they reach is in docs/methods.md and benchmarks/results/editing.json."""
 
-    What they reach is in docs/methods.md and benchmarks/results/editing.json.
-    """
-
-    steps: int = 40
+    steps: int = 80  # with coarse_to_fine, of each resolution
     lr: float = 0.3
     initial: float = 0.5  # lam at the start
     inside_weight: float = 0.1  # more holds the edit nearer to the plain one, less keeps the outside nearer to nothing
     cosine_weight: float = 0.01
     classifier_weight: float = 0.1
     norm_weight: float = 1e-6
+    coarse_to_fine: bool = False  # block by block in place of all channels at once
     shared: bool = False  # one set of coefficients for all images, instead of one each
 
 
@@ -97,7 +96,7 @@ def normal_step(boundary: Boundary, entangled: Tensor, styles: Tensor, deviation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Level(Code):
-    """The coefficients of one resolution's channels are free; the others stay."""
+    """The coefficients of some channels, those of one resolution or all, are free; the others stay."""
 
     known: Tensor  # [B or 1, C]
     columns: slice
@@ -125,7 +124,7 @@ def intervene(
     """Coefficients that keep what lies outside the region, and the edited styles.
 
     Without a classifier the attribute term is the cosine to d_n, without either there is none. on_step is told how
-    many of the `options.steps` * resolutions steps are done. Raises InvalidInput for a region of another size, one
+    many steps are done, of `total_steps`. Raises InvalidInput for a region of another size, one
     that is empty and one that leaves nothing outside.
     """
     options = options or InterventionOptions()
@@ -162,7 +161,8 @@ def intervene(
     rows = 1 if options.shared else len(flat)
     lam = torch.full((rows, flat.shape[1]), options.initial, dtype=flat.dtype, device=flat.device)
     traces: list[dict[str, Tensor]] = []
-    for level, columns in enumerate(_columns(generator, base)):
+    levels = _columns(generator, base) if options.coarse_to_fine else [slice(0, flat.shape[1])]
+    for level, columns in enumerate(levels):
         found = solve(
             _Level(lam, columns),
             Objective(tuple(terms)),
@@ -196,7 +196,7 @@ def intervene_along(
     options = options or InterventionOptions()
     size = len(latents) if options.shared else batch
     region = _checked(region.to(latents), len(latents), generator.config.resolution).expand(len(latents), -1, -1, -1)
-    each = options.steps * len(generator.synthesis.resolutions)
+    each = total_steps(generator, options)
     chunks = list(zip(latents.split(size), region.split(size), strict=True))
     images = []
     for number, (codes, mask) in enumerate(chunks):
@@ -213,6 +213,11 @@ def intervene_along(
         with torch.no_grad():
             images.append(generator.synthesize(found.styles))
     return torch.cat(images)
+
+
+def total_steps(generator: Generator, options: InterventionOptions) -> int:
+    """Steps of one `intervene`."""
+    return options.steps * (len(generator.synthesis.resolutions) if options.coarse_to_fine else 1)
 
 
 def _checked(region: Tensor, count: int, resolution: int) -> Tensor:

@@ -157,19 +157,19 @@ def tables(result: dict[str, Any]) -> list[Table]:
         )
     if "finding" in result:
         rows = [
-            (method, name, item["attribute"], item["response"], item["leakage"], item["selectivity"])
+            (method, name, item["strength"], item["attribute"], item["response"], item["leakage"], item["selectivity"])
             for method, found in result["finding"]["figures"]["unsupervised"].items()
             for name, item in found.items()
         ]
-        columns = ("method", "direction", "moves", "response", "leakage", "response / leakage")
-        made.append(_table("directions without labels, strength 2", columns, rows))
+        columns = ("method", "direction", "strength", "moves", "response", "leakage", "response / leakage")
+        made.append(_table("directions without labels", columns, rows))
         labeled = [
             (attribute, method, item["strength"], item["response"], item["leakage"], item["worst"])
             for attribute, methods in result["finding"]["figures"]["labeled"].items()
             for method, item in methods.items()
         ]
-        columns = ("attribute", "method", "strength", "response", "leakage", "most")
-        made.append(_table("labeled directions at equal response", columns, labeled))
+        heading = ("attribute", "method", "strength", "response", "leakage", "most")
+        made.append(_table("labeled directions: leakage for a response of 1", heading, labeled))
     if "transfer" in result:
         summary = result["transfer"]["figures"]["summary"]
         moved = [

@@ -8,20 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.editing_heads import Bench
+from benchmarks.editing_heads import Bench, read
 from legato.editing.directions import Directions, unmeasured
 from legato.editing.ganspace import ganspace
-from legato.editing.labeled import boundary_directions, channel_directions, label_samples
+from legato.editing.labeled import boundary_directions, label_samples
 from legato.editing.sefa import sefa
+from legato.editing.style_space import (
+    Channel,
+    ChannelEdit,
+    StyleStatistics,
+    attribute_channels,
+    edit_styles,
+    style_statistics,
+)
 from legato.evaluation.editability import attribute_response
 from legato.evaluation.found import moved_attributes, read_codes
 from legato.synthetic.factors import ATTRIBUTES
 
-COUNT = 8  # components of each unsupervised method
+COUNT = 6  # components of each unsupervised method
+SEFA_STRENGTH, GANSPACE_STRENGTH = 8.0, 2.0  # sigmas: along what changes the styles most, codes vary little
 GROUPS = {"all": None, "0-1": (0, 1), "2-5": (2, 3, 4, 5), "6-11": (6, 7, 8, 9, 10, 11)}  # as the released code cuts W+
 BOUNDARIES = ("yaw", "mouth_open", "glasses")
 SAMPLES = 2048  # of codes with labels
 PRINCIPAL_SAMPLES = 50_000
+CHANNELS, DEVIATIONS = 10, 10.0  # of StyleSpace: the highest ranked, each moved so far
 RESPONSE = 1.0  # standard deviations: what labeled directions are compared at
 
 
@@ -34,9 +44,11 @@ def run(bench: Bench, tell: Callable[[str], None]) -> tuple[dict[str, Any], dict
     found["ganspace"] = ganspace(generator, components=COUNT, samples=PRINCIPAL_SAMPLES).directions(generator)
     unsupervised = {}
     for name, directions in found.items():
-        moved = moved_attributes(generator, bench.judging, bench.codes, directions)
+        strength = GANSPACE_STRENGTH if name == "ganspace" else SEFA_STRENGTH
+        moved = moved_attributes(generator, bench.judging, bench.codes, directions, strength=strength)
         unsupervised[name] = {
             item.name: {
+                "strength": strength,
                 "attribute": item.attribute,
                 "response": round(item.response, 3),
                 "leakage": round(item.leakage, 3),
@@ -61,21 +73,46 @@ def _labeled(bench: Bench, tell: Callable[[str], None]) -> tuple[dict[str, Direc
         others = [other for other in BOUNDARIES if other != name]
         conditional[name] = boundary_directions(bench.generator, labels, [name], conditions=others)[0].vector(name)
     conditioned = unmeasured(conditional, dict.fromkeys(conditional, "conditional"), bench.generator)
-    channels, _ = channel_directions(bench.generator, labels, count=4, samples=5000)
+    statistics = style_statistics(bench.generator, samples=5000)
     compared: dict[str, Any] = {}
     for name in BOUNDARIES:
-        own = {key: channels.vector(key) for key in channels.names if key.startswith(f"{name}_")}
         candidates: dict[str, Tensor] = {
             "shipped": bench.directions.vector(name),
             "boundary": boundaries.vector(name),
             "conditional": conditioned.vector(name),
-            "channels": torch.stack(list(own.values())).sum(0),
         }
         compared[name] = {method: at_response(bench, name, vector) for method, vector in candidates.items()}
         compared[name]["boundary"]["accuracy"] = round(provenance["boundaries"][name]["accuracy"], 3)
+        positive = labels[name].positive[:30, None].expand(-1, bench.generator.num_layers, -1)
+        with torch.no_grad():
+            ranked = attribute_channels(statistics, bench.generator.styles(positive), count=CHANNELS)
+        tried = [single_channel(bench, name, channel, statistics) for channel, _ in ranked]
+        compared[name]["channel"] = min(tried, key=lambda figures: figures["leakage"])
         told = ", ".join(f"{method} {figures['leakage']:.2f}" for method, figures in compared[name].items())
         tell(f"{name}: leakage at a response of {RESPONSE:g}: {told}")
-    return {"boundary": boundaries, "channels": channels}, compared
+    return {"boundary": boundaries}, compared
+
+
+def single_channel(bench: Bench, attribute: str, channel: Channel, statistics: StyleStatistics) -> dict[str, Any]:
+    """One channel of S moved both ways by `DEVIATIONS`: leakage for each deviation of the attribute that it gives."""
+    styles = bench.generator.styles(bench.codes.repeat(2, 1, 1))
+    amount = torch.ones(len(styles[0]))
+    amount[len(bench.codes) :] = -1
+    edits = [[ChannelEdit(*channel, DEVIATIONS * way)] for way in amount.tolist()]
+    with torch.no_grad():
+        images = bench.generator.synthesize(edit_styles(styles, edits, statistics)).clamp(-1, 1)
+    before = bench.read_before.repeat(2, 1)
+    found = attribute_response(before, read(bench.judging, images), ATTRIBUTES, attribute, amount)
+    response = max(abs(found.response), 1e-3)
+    worst = max(found.others, key=lambda name: found.others[name])
+    return {
+        "channel": f"{channel.layer}_{channel.channel}",
+        "strength": DEVIATIONS,
+        "response": round(response, 3),
+        "leakage": round(found.leakage / response, 3),
+        "worst": worst,
+        "worst_leakage": round(found.others[worst] / response, 3),
+    }
 
 
 def at_response(bench: Bench, attribute: str, vector: Tensor) -> dict[str, Any]:

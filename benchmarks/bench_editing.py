@@ -36,7 +36,7 @@ SHOWN_HEADS = {  # of each attribute, for the picture
     "hair_tone": 9,
     "background_value": 11,
 }
-SHOWN_PAIRS = (0, 2)
+SHOWN_PAIRS = (0, 5)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,11 +173,14 @@ def tables(result: dict[str, Any]) -> list[Table]:
     if "transfer" in result:
         summary = result["transfer"]["figures"]["summary"]
         moved = [
-            (name, item["pairs"], item["correlation"], item["correlation_with_truth"], item["slope"])
-            for name, item in summary.items()
+            (steps, name, item["pairs"], item["correlation"], item["correlation_with_truth"], item["slope"])
+            for steps, found in summary.items()
+            for name, item in found.items()
             if "pairs" in item
         ]
-        made.append(_table("transfer", ("attribute", "pairs", "correlation", "with the truth", "slope"), moved))
+        made.append(
+            _table("transfer", ("steps", "attribute", "pairs", "correlation", "with the truth", "slope"), moved)
+        )
     return made
 
 

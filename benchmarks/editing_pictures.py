@@ -52,7 +52,7 @@ def transfers(pairs: Sequence[Pair], chosen: Sequence[int], path: Path, frames: 
     for number in chosen:
         pair = pairs[number]
         rows[f"clip {number}"] = pair.source[index]
-        rows[f"its steps on head {number + len(pairs)}"] = pair.moved[index]
+        rows[f"its steps on head {number + len(pairs)}"] = pair.moved["per_layer"][index]
     save(rows, [f"frame {number}" for number in index.tolist()], path)
 
 

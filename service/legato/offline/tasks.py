@@ -95,10 +95,11 @@ def task_of(
         return Task(name, factor or (4 if degrade else _factor(sources, resolution)), degrade=degrade)
     if name == "inpaint" and mask is None:
         raise ConfigError("inpaint needs --mask FILE, a picture that is white where pixels are to be filled")
+    known: Tensor | None = None
     if lost is not None:
         known = lost_pixels(resolution, lost, seed)
-    else:
-        known = None if mask is None else read_mask(mask, resolution)
+    elif mask is not None:
+        known = read_mask(mask, resolution)
     if name == "denoise" and degrade and known is None and noise is None:
         noise = 25.0  # levels, the usual one of the literature on denoising
     return Task(name, 0, known, noise, degrade, seed)

@@ -91,7 +91,7 @@ def test_one_image_for_consecutive_is_told_and_the_rest_is_done(
     os.link(folder / "frame_8.png", tmp_path / "single" / "photo.png")
     assert invert(model, tmp_path / "single", folder, "--steps", 2, "--out", out) == 1
     text = told(capsys)
-    assert "single: not done. it is a single image, and consecutive inverts at least 2 together" in text
+    assert "single: not done: it is a single image, and consecutive inverts at least 2 together" in text
     assert "not done, or not whole: single" in text
     assert (out / "walk" / "report.json").exists()
     assert invert(model, folder / "frame_9.png", folder / "frame_8.png", "--steps", 2, "--out", out) == 0

@@ -83,6 +83,9 @@ def test_a_sheet_has_a_row_for_each_name_and_enlarges_small_images() -> None:
     assert (sheet[:22, -128:] < 200).any(), "the last column's name, cut"
     assert labeled(rows[:1], ["0", "1", "2"]).shape[1] < sheet.shape[1], "the longest name makes the margin"
     assert labeled([("x", frames(1, 512))], [""]).shape[0] == 22 + 256
+    single = [(name, images[:1]) for name, images in rows]
+    assert labeled(single, ["photo"]).shape[0] == 22 + 256, "side by side, and large"
+    assert labeled(single * 4, ["photo"]).shape[0] == 22 + 12 * 128
     with pytest.raises(ValueError, match="row 'input' has 3 images under 1 columns"):
         labeled(rows, ["0"])
 

@@ -159,7 +159,7 @@ def _told(name: str, failed: dict[str, str]) -> Iterator[None]:
         if error.reason not in ("INVALID_INPUT", "INVALID_IMAGE"):
             raise  # of the options: no input can be done with them
         failed[name] = str(error)
-        say(f"{name}: not done. {error}")
+        say(f"{name}: not done: {error}")
 
 
 def _code(failed: dict[str, str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 _MARGIN, _LINE, _TOP = 8, 16, 22  # pixels
 _SMALLEST, _LARGEST = 128, 256  # sides of an image on the sheet
 _LETTERS = 24  # of a line of a row's name
-_FEW = 5  # single images that are shown large
+_FEW, _ACROSS = 5, 10  # single images that are shown large, that stand side by side
 
 Images = NDArray[np.uint8]  # [N, R, R, 3] RGB
 
@@ -21,19 +22,19 @@ Images = NDArray[np.uint8]  # [N, R, R, 3] RGB
 def labeled(rows: Sequence[tuple[str, Images]], columns: Sequence[str]) -> NDArray[np.uint8]:
     """One picture [H, W, 3]: a row of images for each name, each with as many as there are `columns`.
 
-    Where there is one column alone, the images stand side by side instead, under the names of their rows. Small images
+    Where there is one column alone, few images stand side by side instead, under the names of their rows. Small images
     are enlarged by whole factors, large ones reduced. Raises ValueError where the numbers differ.
     """
     for name, images in rows:
         if len(images) != len(columns):
             raise ValueError(f"row {name!r} has {len(images)} images under {len(columns)} columns")
     smallest = _SMALLEST
-    if len(columns) == 1 and len(rows) > 1:
+    if len(columns) == 1 and 1 < len(rows) <= _ACROSS:
         rows, columns = [(columns[0], np.concatenate([row for _, row in rows]))], [name for name, _ in rows]
         smallest = _SMALLEST if len(columns) > _FEW else _LARGEST
     shown = [_shown(images, smallest) for _, images in rows]
     side = max(images.shape[1] for images in shown)
-    lines = [textwrap.wrap(_plain(name), _LETTERS) or [""] for name, _ in rows]
+    lines = [textwrap.wrap(_plain(re.sub(r",\s*", ", ", name)), _LETTERS) or [""] for name, _ in rows]
     left = 2 * _MARGIN + max(_width(line) for wrapped in lines for line in wrapped)
     sheet = np.full((_TOP + side * len(rows), left + side * len(columns), 3), 255, np.uint8)
     for column, text in enumerate(columns):

@@ -52,7 +52,12 @@ from legato.synthetic.renderer import Renderer
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("curve-heads", "curve-photos", "restoration")
-SHOWN = 4  # columns of a picture
+PICTURES = {
+    "curve-heads": "multi_code-heads",
+    "curve-photos": "multi_code",
+    "heads": "restoration",
+    "photos": "restoration-photos",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--codes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 24])
     options.add_argument("--resolutions", type=int, nargs="+", default=[8, 16, 64], help="at 8 codes, beside 32")
     options.add_argument("--threads", type=int, default=0, help="0: torch's choice")
+    options.add_argument(
+        "--show", type=int, default=2, help="columns of the pictures: so many last images (default: 2)"
+    )
     options.add_argument("--pictures", type=Path, default=ROOT / "docs" / "images", help="where the pictures go")
     options.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "multi_code.json")
     return options
@@ -151,7 +159,7 @@ def curve(
     shown = [name for name in ("input", "w", "w_plus", "1 at 32", "8 at 32", "24 at 32", "16 at 32") if name in rows][
         :6
     ]
-    picture(args.pictures / f"multi_code-{part.removeprefix('curve-')}.png", {name: rows[name] for name in shown})
+    picture(args.pictures / f"{PICTURES[part]}.png", {name: rows[name] for name in shown}, args.show)
     return found
 
 
@@ -176,7 +184,7 @@ def restorations(
             if name in ("colorize", "super-resolve x8", "inpaint square", "denoise lost .8"):
                 rows[kind] |= {f"{name}, baseline": shots["baseline"], f"{name}, restored": shots["restored"]}
     for kind, shown in rows.items():
-        picture(args.pictures / f"restoration-{kind}.png", shown)
+        picture(args.pictures / f"{PICTURES[kind]}.png", shown, args.show)
     return found
 
 
@@ -254,9 +262,9 @@ def color_error(made: Tensor, images: Tensor) -> Tensor:
     return ((made - luma(made))[:, ::2] - (images - luma(images))[:, ::2]).square().mean((1, 2, 3))
 
 
-def picture(path: Path, rows: dict[str, Tensor]) -> None:
-    """A row for each name, the first few images of it."""
-    shown = {name: to_uint8(images[-SHOWN:]).permute(0, 2, 3, 1).cpu().numpy() for name, images in rows.items()}
+def picture(path: Path, rows: dict[str, Tensor], show: int) -> None:
+    """A row for each name, the last few images of it."""
+    shown = {name: to_uint8(images[-show:]).permute(0, 2, 3, 1).cpu().numpy() for name, images in rows.items()}
     count = len(next(iter(shown.values())))
     write_png(path, labeled(list(shown.items()), [""] * count))
 

@@ -10,6 +10,7 @@
 // A function marked so is compiled for AVX-512, AVX2 and the baseline; the loader takes the best that the machine has.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
   #define LEGATO_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+  #define LEGATO_X86(level) __attribute__((target("arch=x86-64-v" #level)))  // for one of them alone
 #else
   #define LEGATO_CLONES
 #endif

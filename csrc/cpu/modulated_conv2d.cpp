@@ -9,6 +9,7 @@
 #include "cpu/convolution.h"
 #include "cpu/phases.h"
 #include "cpu/rows.h"
+#include "cpu/winograd.h"
 #include "math/activation.h"
 
 #include <torch/csrc/stable/library.h>
@@ -111,9 +112,39 @@ struct Styled {
 
 const std::vector<int64_t> kAllTaps{0, 1, 2};
 
+// Whether a 3x3 layer is computed in tiles, which only float32 is.
+template <typename T>
+bool in_tiles(const ModulatedConv2d& a) {
+  return std::is_same_v<Convolved<T>, float> && a.taps() == 3 && a.up == 1 &&
+         winograd_pays(a.batch(), a.x.size(2), a.x.size(3), a.inputs(), a.outputs());
+}
+
+template <typename T>
+Tensor forward_same_in_tiles(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
+  constexpr bool kAlone = std::is_same_v<T, float>;  // else x has to become float32, and takes the styles on the way
+  const int64_t height = a.height(), width = a.width(), channels = a.outputs();
+  const Tensor x = kAlone ? channels_last(a.x) : scale_input<T>(a.x, a.styles);
+  const Tensor styles = torch::stable::contiguous(a.styles), y = empty_channels_last(a.output_shape(), a.x);
+  const Tensor t = kAlone ? y : empty_channels_last(a.output_shape(), a.x, ScalarType::Float);
+  const Tensor weight = torch::stable::to(a.weight, ScalarType::Float);
+  const Winograd<ThreeTaps, ThreeTaps> convolution(Taps(weight, {0, 1, 2}, {0, 1, 2}, false));
+  convolution.apply(grid_of(data<float>(x), x), 1, 1, kAlone ? data<float>(styles) : nullptr,
+                    grid_of(mutable_data<float>(t), t), [&](int64_t sample, int64_t row, int64_t column, int64_t pixels) {
+                      const int64_t at = ((sample * height + row) * width + column) * channels;
+                      const T* noise = epilogue.noise_row(sample, row, height, width);
+                      finish_row(mutable_data<T>(y) + at, data<float>(t) + at, epilogue.scale_of(sample),
+                                 epilogue.bias.data(), noise ? noise + column : nullptr, epilogue.activation, pixels,
+                                 channels);
+                    });
+  return y;
+}
+
 template <typename T>
 Tensor forward_same(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
   using C = Convolved<T>;
+  if constexpr (std::is_same_v<C, float>) {
+    if (in_tiles<T>(a)) return forward_same_in_tiles<T>(a, epilogue);
+  }
   const int64_t taps = a.weight.size(2), pad = taps / 2;
   const int64_t height = a.height(), width = a.width(), channels = a.outputs();
   const Styled<T> styled(a);
@@ -213,6 +244,16 @@ Tensor filter_adjoint(const Tensor& grad) {
 template <typename T>
 Tensor adjoint(const ModulatedConv2d& a, const Tensor& g) {
   using C = Convolved<T>;
+  if constexpr (std::is_same_v<C, float>) {
+    if (in_tiles<T>(a)) {
+      const Tensor weight = torch::stable::to(a.weight, ScalarType::Float);
+      const Tensor h = empty_channels_last({a.batch(), a.inputs(), a.x.size(2), a.x.size(3)}, g);
+      const Winograd<ThreeTaps, ThreeTaps> convolution(Taps(weight, {2, 1, 0}, {2, 1, 0}, true));
+      convolution.apply(grid_of(data<float>(g), g), 1, 1, nullptr, grid_of(mutable_data<float>(h), h),
+                        [](int64_t, int64_t, int64_t, int64_t) {});
+      return h;
+    }
+  }
   const int64_t pad = a.weight.size(2) / 2;
   const Tensor source = a.up == 1 ? g : filter_adjoint<C, Accumulator<T>>(g);
   if (pad == 1 && a.batch() * a.x.size(2) * a.x.size(3) <= kFewPixels) {

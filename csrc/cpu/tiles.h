@@ -140,7 +140,7 @@ LEGATO_INLINE void gather_taps(float* to, const float* from, int64_t depth, int6
 
 // A part of one panel of the weight: depth <= 32 inputs of columns <= 32 outputs
 template <typename R, typename C>
-LEGATO_CLONES void transform_taps(float* const* out,         // [R::kSpan], [C::kSpan, point_step] each, [depth, 32]
+LEGATO_CLONES void transform_taps(float* out,                // [points, point_step], [depth, 32]
                                   const float* const* taps,  // [R::kTaps * C::kTaps]
                                   int64_t point_step, int64_t depth, int64_t columns, int64_t by_depth,
                                   int64_t by_column) {
@@ -163,7 +163,7 @@ LEGATO_CLONES void transform_taps(float* const* out,         // [R::kSpan], [C::
       C::taps(row, 1, half + y * C::kTaps, 1);
 #pragma GCC unroll 6
       for (int x = 0; x < C::kSpan; ++x)
-        wide<16>(out[y] + x * point_step + at) = row[x];
+        wide<16>(out + (y * C::kSpan + x) * point_step + at) = row[x];
     }
   }
 }

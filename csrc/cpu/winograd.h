@@ -5,6 +5,7 @@
 #include "cpu/common.h"
 #include "cpu/convolution.h"
 #include "cpu/panels.h"
+#include "cpu/scratch.h"
 #include "cpu/tiles.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -59,10 +60,8 @@ struct Taps {
 template <typename R, typename C>
 class Winograd {
  public:
-  explicit Winograd(const Taps& taps) : outputs_(taps.outputs), inputs_(taps.inputs) {
-    // One tensor for each row of points: larger pieces of memory would be taken from the system anew on each call.
-    for (auto& row : weight_)
-      row = empty({C::kSpan * point_step()});
+  explicit Winograd(const Taps& taps)
+      : outputs_(taps.outputs), inputs_(taps.inputs), weight_(kPoints * point_step()) {
     const int64_t depths = count(inputs_, kDepth);
     torch::stable::parallel_for(0, panels() * depths, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -71,9 +70,7 @@ class Winograd {
         const float* sources[R::kTaps * C::kTaps];
         for (int tap = 0; tap < R::kTaps * C::kTaps; ++tap)
           sources[tap] = corner + taps.rows[tap / C::kTaps] * taps.by_row + taps.columns[tap % C::kTaps] * taps.by_column;
-        float* points[R::kSpan];
-        for (int y = 0; y < R::kSpan; ++y)
-          points[y] = mutable_data<float>(weight_[y]) + (panel * inputs_ + first) * kPanel;
+        float* points = weight_.data() + (panel * inputs_ + first) * kPanel;
         transform_taps<R, C>(points, sources, point_step(), std::min(kDepth, inputs_ - first),
                              std::min(kPanel, outputs_ - panel * kPanel), taps.by_input, taps.by_output);
       }
@@ -90,30 +87,35 @@ class Winograd {
                           count(target.columns, C::kOutputs), std::vector<float>(inputs_, 0.0f), std::vector<float>(inputs_, 1.0f)};
     const int64_t tiles = target.batch * pass.down * pass.across, threads = torch::stable::get_num_threads();
     if (tiles < threads * kTiles) {
-      pass.template run<add>(0, tiles, buffers(tiles));
+      pass.template run<add>(0, tiles, Buffers(*this, tiles));
       return;
     }
     const int64_t blocks = count(count(tiles, kTiles), threads) * threads;
     torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      const std::array<Tensor, 2> memory = buffers(count(tiles, blocks));
+      const Buffers buffers(*this, count(tiles, blocks));
       for (int64_t block = begin; block < end; ++block)
-        pass.template run<add>(block * tiles / blocks, (block + 1) * tiles / blocks, memory);
+        pass.template run<add>(block * tiles / blocks, (block + 1) * tiles / blocks, buffers);
     });
   }
 
  private:
   static constexpr int64_t kTiles = 72;  // multiplied together: so many that reading the weight costs little
   static constexpr int64_t kPoints = R::kSpan * C::kSpan;
+  static constexpr int64_t kApart = 48;  // between points, else all of them would lie in the same lines of the cache
 
   static int64_t count(int64_t size, int64_t part) { return (size + part - 1) / part; }
-  static Tensor empty(const std::array<int64_t, 1>& size) { return torch::stable::empty(size, ScalarType::Float); }
   int64_t panels() const { return count(outputs_, kPanel); }
-  int64_t point_step() const { return panels() * inputs_ * kPanel; }
+  int64_t point_step() const { return panels() * inputs_ * kPanel + kApart; }
 
-  // Transformed inputs and products.
-  std::array<Tensor, 2> buffers(int64_t tiles) const {
-    return {empty({kPoints * tiles * count(inputs_, kDepth) * kDepth}), empty({kPoints * tiles * panels() * kPanel})};
-  }
+  int64_t input_step(int64_t tiles) const { return tiles * count(inputs_, kDepth) * kDepth + kApart; }
+  int64_t product_step(int64_t tiles) const { return tiles * panels() * kPanel + kApart; }
+
+  struct Buffers {
+    Scratch inputs, products;  // transformed
+
+    Buffers(const Winograd& of, int64_t tiles)
+        : inputs(kPoints * of.input_step(tiles)), products(kPoints * of.product_step(tiles)) {}
+  };
 
   template <typename Done>
   struct Pass {
@@ -128,18 +130,18 @@ class Winograd {
 
     // Some tiles, by one thread if this is called in a parallel region, else by all.
     template <bool add>
-    void run(int64_t first, int64_t last, const std::array<Tensor, 2>& buffers) const {
+    void run(int64_t first, int64_t last, const Buffers& buffers) const {
       using torch::stable::parallel_for;
       const int64_t tiles = last - first;
-      float *inputs = mutable_data<float>(buffers[0]), *products = mutable_data<float>(buffers[1]);
-      const int64_t input_step = tiles * count(of.inputs_, kDepth) * kDepth, product_step = tiles * of.panels() * kPanel;
+      float *inputs = buffers.inputs.data(), *products = buffers.products.data();
+      const int64_t input_step = of.input_step(tiles), product_step = of.product_step(tiles);
       parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
         for (int64_t tile = begin; tile < end; ++tile)
           read(inputs + tile * kDepth, first + tile, input_step, tiles * kDepth);
       });
       parallel_for(0, kPoints, 1, [&](int64_t begin, int64_t end) {
         for (int64_t point = begin; point < end; ++point) {
-          const float* weight = data<float>(of.weight_[point / C::kSpan]) + point % C::kSpan * of.point_step();
+          const float* weight = of.weight_.data() + point * of.point_step();
           multiply_panels(products + point * product_step, inputs + point * input_step, weight, tiles, of.inputs_,
                           of.panels());
         }
@@ -184,7 +186,7 @@ class Winograd {
   };
 
   int64_t outputs_, inputs_;
-  std::array<Tensor, R::kSpan> weight_;  // [C::kSpan, panels, inputs, 32]
+  Scratch weight_;  // [points, point_step], [panels, inputs, 32]
 };
 
 // Whether a convolution of three taps on both axes pays: transforming the weight takes as long as 1200 products for each

@@ -9,7 +9,7 @@
 #include "cpu/convolution.h"
 #include "cpu/phases.h"
 #include "cpu/rows.h"
-#include "cpu/winograd.h"
+#include "cpu/tiled.h"
 #include "math/activation.h"
 
 #include <torch/csrc/stable/library.h>
@@ -112,30 +112,40 @@ struct Styled {
 
 const std::vector<int64_t> kAllTaps{0, 1, 2};
 
-// Whether a 3x3 layer is computed in tiles, which only float32 is.
+// Whether a layer is computed in tiles, which only float32 is.
 template <typename T>
 bool in_tiles(const ModulatedConv2d& a) {
-  return std::is_same_v<Convolved<T>, float> && a.taps() == 3 && a.up == 1 &&
-         winograd_pays(a.batch(), a.x.size(2), a.x.size(3), a.inputs(), a.outputs());
+  return std::is_same_v<Convolved<T>, float> && a.taps() == 3 && pays_in_tiles(a.x, a.outputs(), a.up);
 }
+
+// What is multiplied there: float32 itself takes the styles when it is transformed, anything else before.
+template <typename T>
+struct Untiled {
+  static constexpr bool kAlone = std::is_same_v<T, float>;
+  Tensor x, weight, styles;
+  const float* scale;
+
+  explicit Untiled(const ModulatedConv2d& a)
+      : x(kAlone ? channels_last(a.x) : scale_input<T>(a.x, a.styles)),
+        weight(torch::stable::to(a.weight, ScalarType::Float)),
+        styles(torch::stable::contiguous(a.styles)),
+        scale(kAlone ? data<float>(styles) : nullptr) {}
+};
 
 template <typename T>
 Tensor forward_same_in_tiles(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
-  constexpr bool kAlone = std::is_same_v<T, float>;  // else x has to become float32, and takes the styles on the way
   const int64_t height = a.height(), width = a.width(), channels = a.outputs();
-  const Tensor x = kAlone ? channels_last(a.x) : scale_input<T>(a.x, a.styles);
-  const Tensor styles = torch::stable::contiguous(a.styles), y = empty_channels_last(a.output_shape(), a.x);
-  const Tensor t = kAlone ? y : empty_channels_last(a.output_shape(), a.x, ScalarType::Float);
-  const Tensor weight = torch::stable::to(a.weight, ScalarType::Float);
-  const Winograd<ThreeTaps, ThreeTaps> convolution(Taps(weight, {0, 1, 2}, {0, 1, 2}, false));
-  convolution.apply(grid_of(data<float>(x), x), 1, 1, kAlone ? data<float>(styles) : nullptr,
-                    grid_of(mutable_data<float>(t), t), [&](int64_t sample, int64_t row, int64_t column, int64_t pixels) {
-                      const int64_t at = ((sample * height + row) * width + column) * channels;
-                      const T* noise = epilogue.noise_row(sample, row, height, width);
-                      finish_row(mutable_data<T>(y) + at, data<float>(t) + at, epilogue.scale_of(sample),
-                                 epilogue.bias.data(), noise ? noise + column : nullptr, epilogue.activation, pixels,
-                                 channels);
-                    });
+  const Untiled<T> from(a);
+  const Tensor y = empty_channels_last(a.output_shape(), a.x);
+  const Tensor t = from.kAlone ? y : empty_channels_last(a.output_shape(), a.x, ScalarType::Float);
+  const auto finish = [&](int64_t sample, int64_t row, int64_t column, int64_t pixels) {
+    const int64_t at = ((sample * height + row) * width + column) * channels;
+    const T* noise = epilogue.noise_row(sample, row, height, width);
+    finish_row(mutable_data<T>(y) + at, data<float>(t) + at, epilogue.scale_of(sample), epilogue.bias.data(),
+               noise ? noise + column : nullptr, epilogue.activation, pixels, channels);
+  };
+  const Winograd<ThreeTaps, ThreeTaps> convolution(Taps(from.weight, kForward, kForward, false));
+  convolution.apply(grid_of(data<float>(from.x), from.x), 1, 1, from.scale, grid_of(mutable_data<float>(t), t), finish);
   return y;
 }
 
@@ -169,13 +179,11 @@ Tensor forward_same(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
   return y;
 }
 
-// The transposed convolution, then the filter across its rows and columns.
+// The filter across the rows and columns of a transposed convolution, and what follows.
 template <typename T>
-Tensor forward_up(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
+Tensor finish_up(const ModulatedConv2d& a, const Epilogue<T>& epilogue, const Phases<T>& t) {
   using A = Accumulator<T>;
   const int64_t columns = a.x.size(3), channels = a.outputs(), height = a.height(), width = a.width();
-  const Styled<T> styled(a);
-  const Phases<T> t(styled.input, a.weight, styled.of_weight);
   const Tensor y = empty_channels_last(a.output_shape(), a.x);
   parallel_for(0, a.batch() * height, rows_per_task(width * channels), [&](int64_t begin, int64_t end) {
     std::vector<A> filtered((width + 3) * channels, A(0));  // columns -1 .. 2W+1; the first and the last stay 0
@@ -192,6 +200,18 @@ Tensor forward_up(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
     }
   });
   return y;
+}
+
+template <typename T>
+Tensor forward_up(const ModulatedConv2d& a, const Epilogue<T>& epilogue) {
+  if constexpr (std::is_same_v<Convolved<T>, float>) {
+    if (in_tiles<T>(a)) {
+      const Untiled<T> from(a);
+      return finish_up(a, epilogue, Phases<T>(from.x, from.weight, from.scale, typename Phases<T>::InTiles{}));
+    }
+  }
+  const Styled<T> styled(a);
+  return finish_up(a, epilogue, Phases<T>(styled.input, a.weight, styled.of_weight));
 }
 
 Tensor forward(Tensor x, Tensor weight, Tensor styles, std::optional<Tensor> q, std::optional<Tensor> noise,
@@ -244,18 +264,14 @@ Tensor filter_adjoint(const Tensor& grad) {
 template <typename T>
 Tensor adjoint(const ModulatedConv2d& a, const Tensor& g) {
   using C = Convolved<T>;
+  const int64_t pad = a.weight.size(2) / 2;
+  const Tensor source = a.up == 1 ? g : filter_adjoint<C, Accumulator<T>>(g);
   if constexpr (std::is_same_v<C, float>) {
     if (in_tiles<T>(a)) {
       const Tensor weight = torch::stable::to(a.weight, ScalarType::Float);
-      const Tensor h = empty_channels_last({a.batch(), a.inputs(), a.x.size(2), a.x.size(3)}, g);
-      const Winograd<ThreeTaps, ThreeTaps> convolution(Taps(weight, {2, 1, 0}, {2, 1, 0}, true));
-      convolution.apply(grid_of(data<float>(g), g), 1, 1, nullptr, grid_of(mutable_data<float>(h), h),
-                        [](int64_t, int64_t, int64_t, int64_t) {});
-      return h;
+      return adjoint_in_tiles(source, weight, a.up, a.x.size(2), a.x.size(3));
     }
   }
-  const int64_t pad = a.weight.size(2) / 2;
-  const Tensor source = a.up == 1 ? g : filter_adjoint<C, Accumulator<T>>(g);
   if (pad == 1 && a.batch() * a.x.size(2) * a.x.size(3) <= kFewPixels) {
     const Tensor weight = channels_last(torch::stable::to(a.weight, dtype_of<C>()));
     return adjoint_of_few<C>(source, weight, a.up, a.x.size(2), a.x.size(3));

@@ -2,14 +2,17 @@
 // column.
 //
 // It has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1]; columns alike. That is 9 taps in all.
-// With few outputs in bfloat16 one convolution of 2x2 taps for all four is faster, though 7 of its 16 taps are zero.
+// In float32 they are computed in tiles where that pays. With few outputs in bfloat16 one convolution of 2x2 taps for all four is faster, though 7 of its 16 taps are zero.
 #pragma once
 
 #include "cpu/common.h"
 #include "cpu/convolution.h"
+#include "cpu/scratch.h"
+#include "cpu/tiled.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -43,18 +46,12 @@ class Phases {
 
   // input [B,I,H,W] C, channels last; weight [O,I,3,3] T, which takes `styles` [I] unless they are null
   Phases(const Tensor& input, const Tensor& weight, const A* styles)
-      : rows_(input.size(2)),
-        columns_(input.size(3)),
-        channels_(weight.size(0)),
-        few_(input.size(0) * rows_ * columns_ <= kFewPixels && !styles),
-        united_(few_ || (std::is_same_v<C, BFloat16> && channels_ <= kFewOutputs)),
-        zeros_((columns_ + 1) * step(), C(0.0f)) {
-    if (few_) {
-      tensors_ = {add_taps(input, channels_last(torch::stable::to(weight, dtype_of<C>())))};
-      return;
-    }
-    if (united_) {
-      tensors_ = {convolve<C>(input, unite_phases<T, C>(weight, styles), {2, 2, 1, 1, 1})};
+      : Phases(input, weight.size(0), input.size(0) * input.size(2) * input.size(3) <= kFewPixels && !styles) {
+    if (few_ || united_) {
+      tensors_ = {few_ ? add_taps(input, channels_last(torch::stable::to(weight, dtype_of<C>())))
+                       : convolve<C>(input, unite_phases<T, C>(weight, styles), {2, 2, 1, 1, 1})};
+      for (int64_t phase = 0; phase < 4; ++phase)
+        phases_[phase] = data<C>(tensors_[0]) + phase * channels_;
       return;
     }
     const std::vector<int64_t> even{2, 0}, odd{1};
@@ -63,8 +60,28 @@ class Phases {
         const int64_t height = rows.size(), width = columns.size();
         tensors_.push_back(convolve<C>(input, select_taps<T, C>(weight, rows, columns, styles),
                                        {height, width, 1, height - 1, width - 1}));
+        phases_[tensors_.size() - 1] = data<C>(tensors_.back());
       }
     }
+  }
+
+  // The same in tiles, of input * scale [B,I]
+  struct InTiles {};
+  Phases(const Tensor& input, const Tensor& weight, const float* scale, InTiles)
+      : Phases(input, weight.size(0), false) {
+    static_assert(std::is_same_v<C, float>);
+    const int64_t batch = input.size(0);
+    memory_.emplace(batch * (2 * rows_ + 1) * (2 * columns_ + 1) * channels_);
+    float* memory = memory_->data();
+    constexpr TapOrder kOf[2] = {{2, 0, 0}, {1, 0, 0}};  // of even and odd rows or columns
+    for_parities([&](auto r, auto c, int64_t odd_rows, int64_t odd_columns) {
+      const int64_t rows = rows_ + 1 - odd_rows, columns = columns_ + 1 - odd_columns, row = columns * channels_;
+      phases_[2 * odd_rows + odd_columns] = memory;
+      const Grid<float> target{memory, batch, rows, columns, rows * row, row, channels_};
+      const Winograd<decltype(r), decltype(c)> convolution(Taps(weight, kOf[odd_rows], kOf[odd_columns], false));
+      convolution.apply(grid_of(data<float>(input), input), 1 - odd_rows, 1 - odd_columns, scale, target, Nothing{});
+      memory += batch * rows * row;
+    });
   }
 
   // Values from one pixel of a row to the next.
@@ -74,15 +91,21 @@ class Phases {
   const C* row(int64_t sample, int64_t row, int64_t odd_columns) const {
     if (row < 0 || row > 2 * rows_) return zeros_.data();
     const int64_t odd_row = row % 2, phase = 2 * odd_row + odd_columns;
-    if (united_) {
-      return data<C>(tensors_[0]) + ((sample * (rows_ + 1) + row / 2) * (columns_ + 1) * 4 + phase) * channels_;
-    }
-    const int64_t rows = rows_ + 1 - odd_row, columns = columns_ + 1 - odd_columns;
-    return data<C>(tensors_[phase]) + (sample * rows + row / 2) * columns * channels_;
+    const int64_t rows = united_ ? rows_ + 1 : rows_ + 1 - odd_row;
+    const int64_t columns = united_ ? columns_ + 1 : columns_ + 1 - odd_columns;
+    return phases_[phase] + (sample * rows + row / 2) * columns * step();
   }
 
  private:
   static constexpr int64_t kFewOutputs = 64;
+
+  Phases(const Tensor& input, int64_t channels, bool few)
+      : rows_(input.size(2)),
+        columns_(input.size(3)),
+        channels_(channels),
+        few_(few),
+        united_(few_ || (std::is_same_v<C, BFloat16> && channels_ <= kFewOutputs)),
+        zeros_((columns_ + 1) * step(), C(0.0f)) {}
 
   // The phases [B,H+1,W+1,4,O] from the product of each pixel and tap.
   Tensor add_taps(const Tensor& input, const Tensor& weight) const {
@@ -115,6 +138,8 @@ class Phases {
   bool few_, united_;
   std::vector<C> zeros_;
   std::vector<Tensor> tensors_;
+  std::optional<Scratch> memory_;
+  const C* phases_[4];
 };
 
 }  // namespace legato

@@ -28,6 +28,12 @@ struct Grid {
   P* at(int64_t sample, int64_t row, int64_t column) const {
     return data + sample * by_sample + row * by_row + column * by_column;
   }
+
+  // Every second row and column, from these.
+  Grid every_second(int64_t row, int64_t column) const {
+    return {at(0, row, column), batch, (rows + 1 - row) / 2, (columns + 1 - column) / 2, by_sample, 2 * by_row,
+            2 * by_column};
+  }
 };
 
 // All pixels of a tensor [B,C,H,W], channels last.
@@ -75,6 +81,11 @@ class Winograd {
                              std::min(kPanel, outputs_ - panel * kPanel), taps.by_input, taps.by_output);
       }
     });
+  }
+
+  // Products for each pair of an input and an output.
+  static int64_t products(int64_t batch, int64_t rows, int64_t columns) {
+    return kPoints * batch * count(rows, R::kOutputs) * count(columns, C::kOutputs);
   }
 
   // target = the convolution of source * scale; scale [B, inputs], or null for 1. The first tap meets the pixel `pad_y` above and
@@ -188,13 +199,5 @@ class Winograd {
   int64_t outputs_, inputs_;
   Scratch weight_;  // [points, point_step], [panels, inputs, 32]
 };
-
-// Whether a convolution of three taps on both axes pays: transforming the weight takes as long as 1200 products for each
-// pair of an input and an output (measured with 32 to 512 channels, one thread).
-inline bool winograd_pays(int64_t batch, int64_t rows, int64_t columns, int64_t inputs, int64_t outputs) {
-  const int64_t tiles = batch * ((rows + 3) / 4) * ((columns + 3) / 4);
-  return PanelKernels::here().most > 0 && std::min(inputs, outputs) >= 16 &&
-         36 * tiles + 1200 < 9 * batch * rows * columns;
-}
 
 }  // namespace legato

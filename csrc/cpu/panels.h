@@ -115,27 +115,20 @@ struct PanelKernels {
 #endif
 };
 
-// out = a b
-inline void multiply_panels(float* out,      // [panels, rows, 32]
-                            const float* a,  // [inputs / 32, rows, 32]
-                            const float* b,  // [panels, inputs, 32]
-                            int64_t rows, int64_t inputs, int64_t panels) {
-  constexpr int64_t kLine = 16;  // values in a line of the cache
+// out = a b for one panel, added to what is there unless it is the first part of the sum. Calls for the part of b that
+// is needed after this one.
+inline void multiply_part(float* out,      // [rows, 32]
+                          const float* a,  // [rows, 32], of which `depth` columns
+                          const float* b,  // [depth, 32]
+                          int64_t rows, int64_t depth, bool first, const float* next) {
+  constexpr int64_t kLine = 16, kLines = kDepth * kPanel / kLine;  // of the cache
   const PanelKernels& kernels = PanelKernels::here();
   const int64_t groups = (rows + kernels.most - 1) / kernels.most;
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t first = 0; first < inputs; first += kDepth) {
-      const int64_t depth = std::min(kDepth, inputs - first);
-      const float* right = b + (panel * inputs + first) * kPanel;
-      const float* next = right + depth * kPanel;  // b is long: its next part is called for while this one is used
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t begin = group * rows / groups, end = (group + 1) * rows / groups;
-        for (int64_t line = group * 64 / groups; line < (group + 1) * 64 / groups; ++line)
-          __builtin_prefetch(next + line * kLine);
-        kernels.of[end - begin - 1](out + (panel * rows + begin) * kPanel, a + first * rows + begin * kDepth, right,
-                                    depth, first == 0);
-      }
-    }
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t begin = group * rows / groups, end = (group + 1) * rows / groups;
+    for (int64_t line = group * kLines / groups; line < (group + 1) * kLines / groups; ++line)
+      __builtin_prefetch(next + line * kLine);
+    kernels.of[end - begin - 1](out + begin * kPanel, a + begin * kDepth, b, depth, first);
   }
 }
 

@@ -66,138 +66,171 @@ struct Taps {
 template <typename R, typename C>
 class Winograd {
  public:
-  explicit Winograd(const Taps& taps)
-      : outputs_(taps.outputs), inputs_(taps.inputs), weight_(kPoints * point_step()) {
-    const int64_t depths = count(inputs_, kDepth);
-    torch::stable::parallel_for(0, panels() * depths, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t panel = i / depths, first = i % depths * kDepth;
-        const float* corner = taps.data + panel * kPanel * taps.by_output + first * taps.by_input;
-        const float* sources[R::kTaps * C::kTaps];
-        for (int tap = 0; tap < R::kTaps * C::kTaps; ++tap)
-          sources[tap] = corner + taps.rows[tap / C::kTaps] * taps.by_row + taps.columns[tap % C::kTaps] * taps.by_column;
-        float* points = weight_.data() + (panel * inputs_ + first) * kPanel;
-        transform_taps<R, C>(points, sources, point_step(), std::min(kDepth, inputs_ - first),
-                             std::min(kPanel, outputs_ - panel * kPanel), taps.by_input, taps.by_output);
-      }
-    });
-  }
+  // The weight that the taps point to has to outlive this.
+  explicit Winograd(const Taps& taps) : taps_(taps) {}
 
   // Products for each pair of an input and an output.
   static int64_t products(int64_t batch, int64_t rows, int64_t columns) {
     return kPoints * batch * count(rows, R::kOutputs) * count(columns, C::kOutputs);
   }
 
-  // target = the convolution of source * scale; scale [B, inputs], or null for 1. The first tap meets the pixel `pad_y` above and
-  // `pad_x` left of the output, outside of the source it meets zeros. Calls done(sample, row, column, columns) for what
-  // has been written.
+  // target = the convolution of source * scale; scale [B, inputs], or null for 1. The first tap meets the pixel `pad_y`
+  // above and `pad_x` left of the output, outside of the source it meets zeros. Calls done(sample, row, column, columns)
+  // for what has been written.
   template <bool add = false, typename Done>
   void apply(const Grid<const float>& source, int64_t pad_y, int64_t pad_x, const float* scale,
              const Grid<float>& target, const Done& done) const {
-    const Pass<Done> pass{*this, source, pad_y, pad_x, scale, target, done, count(target.rows, R::kOutputs),
-                          count(target.columns, C::kOutputs), std::vector<float>(inputs_, 0.0f), std::vector<float>(inputs_, 1.0f)};
-    const int64_t tiles = target.batch * pass.down * pass.across, threads = torch::stable::get_num_threads();
-    if (tiles < threads * kTiles) {
-      pass.template run<add>(0, tiles, Buffers(*this, tiles));
-      return;
-    }
-    const int64_t blocks = count(count(tiles, kTiles), threads) * threads;
-    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      const Buffers buffers(*this, count(tiles, blocks));
-      for (int64_t block = begin; block < end; ++block)
-        pass.template run<add>(block * tiles / blocks, (block + 1) * tiles / blocks, buffers);
-    });
+    const Pass pass{*this, source, pad_y, pad_x, scale, target};
+    const int64_t tiles = target.batch * pass.down * pass.across;
+    if (tiles <= kFewTiles)
+      pass.template run_by_panels<add>(tiles, done);
+    else
+      pass.template run_by_tiles<add>(tiles, done);
   }
 
  private:
-  static constexpr int64_t kTiles = 72;  // multiplied together: so many that reading the weight costs little
+  static constexpr int64_t kTiles = 72;      // multiplied together: so many that reading the weight costs little
+  static constexpr int64_t kFewTiles = 144;  // for so few the transformed weight is not worth being kept
   static constexpr int64_t kPoints = R::kSpan * C::kSpan;
   static constexpr int64_t kApart = 48;  // between points, else all of them would lie in the same lines of the cache
 
   static int64_t count(int64_t size, int64_t part) { return (size + part - 1) / part; }
-  int64_t panels() const { return count(outputs_, kPanel); }
-  int64_t point_step() const { return panels() * inputs_ * kPanel + kApart; }
+  int64_t depths() const { return count(taps_.inputs, kDepth); }
+  int64_t panels() const { return count(taps_.outputs, kPanel); }
 
-  int64_t input_step(int64_t tiles) const { return tiles * count(inputs_, kDepth) * kDepth + kApart; }
-  int64_t product_step(int64_t tiles) const { return tiles * panels() * kPanel + kApart; }
+  // The taps between one panel and 32 inputs, or fewer.
+  void transform_part(float* out, int64_t point_step, int64_t panel, int64_t depth) const {
+    const float* corner = taps_.data + panel * kPanel * taps_.by_output + depth * kDepth * taps_.by_input;
+    const float* sources[R::kTaps * C::kTaps];
+    for (int tap = 0; tap < R::kTaps * C::kTaps; ++tap)
+      sources[tap] = corner + taps_.rows[tap / C::kTaps] * taps_.by_row + taps_.columns[tap % C::kTaps] * taps_.by_column;
+    transform_taps<R, C>(out, sources, point_step, std::min(kDepth, taps_.inputs - depth * kDepth),
+                         std::min(kPanel, taps_.outputs - panel * kPanel), taps_.by_input, taps_.by_output);
+  }
 
-  struct Buffers {
-    Scratch inputs, products;  // transformed
-
-    Buffers(const Winograd& of, int64_t tiles)
-        : inputs(kPoints * of.input_step(tiles)), products(kPoints * of.product_step(tiles)) {}
-  };
-
-  template <typename Done>
   struct Pass {
     const Winograd& of;
     const Grid<const float>& source;
     int64_t pad_y, pad_x;
     const float* scale;
     const Grid<float>& target;
-    const Done& done;
-    int64_t down, across;  // tiles of an image
-    std::vector<float> zeros, ones;
+    int64_t down = count(target.rows, R::kOutputs), across = count(target.columns, C::kOutputs);  // tiles of an image
+    int64_t panels = of.panels(), depths = of.depths();
+    std::vector<float> zeros = std::vector<float>(of.taps_.inputs, 0.0f);
+    std::vector<float> ones = std::vector<float>(of.taps_.inputs, 1.0f);
 
-    // Some tiles, by one thread if this is called in a parallel region, else by all.
-    template <bool add>
-    void run(int64_t first, int64_t last, const Buffers& buffers) const {
+    // Few tiles: each part of the weight is multiplied with all of them as soon as it is transformed.
+    template <bool add, typename Done>
+    void run_by_panels(int64_t tiles, const Done& done) const {
       using torch::stable::parallel_for;
-      const int64_t tiles = last - first;
-      float *inputs = buffers.inputs.data(), *products = buffers.products.data();
-      const int64_t input_step = of.input_step(tiles), product_step = of.product_step(tiles);
+      constexpr int64_t kPartStep = kDepth * kPanel + kApart;
+      const int64_t input_step = tiles * depths * kDepth + kApart, product_step = tiles * kPanel + kApart;
+      const Scratch inputs(kPoints * input_step);
       parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
         for (int64_t tile = begin; tile < end; ++tile)
-          read(inputs + tile * kDepth, first + tile, input_step, tiles * kDepth);
+          read(inputs.data() + tile * kDepth, tile, input_step, tiles * kDepth);
       });
-      parallel_for(0, kPoints, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t point = begin; point < end; ++point) {
-          const float* weight = of.weight_.data() + point * of.point_step();
-          multiply_panels(products + point * product_step, inputs + point * input_step, weight, tiles, of.inputs_,
-                          of.panels());
+      parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+        const Scratch products(kPoints * product_step), weight(kPoints * kPartStep + kPartStep);
+        for (int64_t panel = begin; panel < end; ++panel) {
+          for (int64_t depth = 0; depth < depths; ++depth) {
+            of.transform_part(weight.data(), kPartStep, panel, depth);
+            for (int64_t point = 0; point < kPoints; ++point) {
+              const float* part = weight.data() + point * kPartStep;
+              multiply_part(products.data() + point * product_step,
+                            inputs.data() + point * input_step + depth * tiles * kDepth, part, tiles,
+                            std::min(kDepth, of.taps_.inputs - depth * kDepth), depth == 0, part + kPartStep);
+            }
+          }
+          for (int64_t tile = 0; tile < tiles; ++tile)
+            write<add>(products.data() + tile * kPanel, tile, product_step, 0, panel, panel + 1);
         }
       });
       parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
         for (int64_t tile = begin; tile < end; ++tile)
-          write<add>(products + tile * kPanel, first + tile, product_step, tiles * kPanel);
+          finish(tile, done);
       });
     }
+
+    // Many tiles: block by block, with the whole weight transformed before.
+    template <bool add, typename Done>
+    void run_by_tiles(int64_t tiles, const Done& done) const {
+      using torch::stable::parallel_for;
+      const int64_t part = of.taps_.inputs * kPanel, weight_step = panels * part + kApart;
+      const Scratch weight(kPoints * weight_step + kDepth * kPanel);
+      parallel_for(0, panels * depths, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t panel = i / depths, depth = i % depths;
+          of.transform_part(weight.data() + panel * part + depth * kDepth * kPanel, weight_step, panel, depth);
+        }
+      });
+      const int64_t threads = torch::stable::get_num_threads();
+      const int64_t blocks = std::min(count(count(tiles, kTiles), threads) * threads, tiles / (kTiles / 3));
+      parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+        const int64_t most = count(tiles, blocks);
+        const Scratch inputs(kPoints * (most * depths * kDepth + kApart));
+        const Scratch products(kPoints * (most * panels * kPanel + kApart));
+        for (int64_t block = begin; block < end; ++block) {
+          const int64_t first = block * tiles / blocks, rows = (block + 1) * tiles / blocks - first;
+          const int64_t input_step = rows * depths * kDepth + kApart, product_step = rows * panels * kPanel + kApart;
+          for (int64_t row = 0; row < rows; ++row)
+            read(inputs.data() + row * kDepth, first + row, input_step, rows * kDepth);
+          for (int64_t i = 0; i < kPoints * panels * depths; ++i) {
+            const int64_t depth = i % depths, panel = i / depths % panels, point = i / (depths * panels);
+            const float* right = weight.data() + point * weight_step + panel * part + depth * kDepth * kPanel;
+            multiply_part(products.data() + point * product_step + panel * rows * kPanel,
+                          inputs.data() + point * input_step + depth * rows * kDepth, right, rows,
+                          std::min(kDepth, of.taps_.inputs - depth * kDepth), depth == 0, right + kDepth * kPanel);
+          }
+          for (int64_t row = 0; row < rows; ++row) {
+            write<add>(products.data() + row * kPanel, first + row, product_step, rows * kPanel, 0, panels);
+            finish(first + row, done);
+          }
+        }
+      });
+    }
+
+    int64_t top(int64_t tile) const { return tile / across % down * R::kOutputs; }
+    int64_t left(int64_t tile) const { return tile % across * C::kOutputs; }
 
     void read(float* to, int64_t tile, int64_t point_step, int64_t depth_step) const {
-      const int64_t sample = tile / (down * across);
-      const int64_t top = tile / across % down * R::kOutputs - pad_y, left = tile % across * C::kOutputs - pad_x;
+      const int64_t sample = tile / (down * across), row = top(tile) - pad_y, column = left(tile) - pad_x;
       const float* pixels[kPoints];
       for (int64_t y = 0; y < R::kSpan; ++y) {
-        const bool inside = top + y >= 0 && top + y < source.rows;
-        const float* row = source.at(sample, top + y, left);
+        const bool inside = row + y >= 0 && row + y < source.rows;
         for (int64_t x = 0; x < C::kSpan; ++x) {
-          const bool there = inside && left + x >= 0 && left + x < source.columns;
-          pixels[y * C::kSpan + x] = there ? row + x * source.by_column : zeros.data();
+          const bool there = inside && column + x >= 0 && column + x < source.columns;
+          pixels[y * C::kSpan + x] = there ? source.at(sample, row + y, column + x) : zeros.data();
         }
       }
-      const float* factors = scale ? scale + sample * of.inputs_ : ones.data();
-      transform_inputs<R, C>(to, pixels, factors, point_step, depth_step, of.inputs_);
+      const float* factors = scale ? scale + sample * of.taps_.inputs : ones.data();
+      transform_inputs<R, C>(to, pixels, factors, point_step, depth_step, of.taps_.inputs);
     }
 
     template <bool add>
-    void write(const float* from, int64_t tile, int64_t point_step, int64_t panel_step) const {
-      const int64_t sample = tile / (down * across);
-      const int64_t top = tile / across % down * R::kOutputs, left = tile % across * C::kOutputs;
+    void write(const float* from, int64_t tile, int64_t point_step, int64_t panel_step, int64_t first_panel,
+               int64_t last_panel) const {
+      const int64_t sample = tile / (down * across), row = top(tile), column = left(tile);
+      const int64_t first = first_panel * kPanel, last = std::min(last_panel * kPanel, of.taps_.outputs);
       float* pixels[R::kOutputs * C::kOutputs];
       for (int64_t y = 0; y < R::kOutputs; ++y) {
         for (int64_t x = 0; x < C::kOutputs; ++x) {
-          const bool inside = top + y < target.rows && left + x < target.columns;
-          pixels[y * C::kOutputs + x] = inside ? target.at(sample, top + y, left + x) : nullptr;
+          const bool inside = row + y < target.rows && column + x < target.columns;
+          pixels[y * C::kOutputs + x] = inside ? target.at(sample, row + y, column + x) + first : nullptr;
         }
       }
-      transform_outputs<R, C, add>(pixels, from, point_step, panel_step, of.outputs_);
-      for (int64_t y = top; y < std::min(top + R::kOutputs, target.rows); ++y)
-        done(sample, y, left, std::min<int64_t>(C::kOutputs, target.columns - left));
+      transform_outputs<R, C, add>(pixels, from, point_step, panel_step, last - first);
+    }
+
+    template <typename Done>
+    void finish(int64_t tile, const Done& done) const {
+      const int64_t columns = std::min<int64_t>(C::kOutputs, target.columns - left(tile));
+      for (int64_t y = top(tile); y < std::min(top(tile) + R::kOutputs, target.rows); ++y)
+        done(tile / (down * across), y, left(tile), columns);
     }
   };
 
-  int64_t outputs_, inputs_;
-  Scratch weight_;  // [points, point_step], [panels, inputs, 32]
+  Taps taps_;
 };
 
 }  // namespace legato

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/common.h"
+#include "cpu/dot_products.h"
 #include "cpu/rows.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -56,8 +57,14 @@ inline Tensor convolution(const Tensor& input, const Tensor& weight, int64_t str
   return channels_last(as_dtype_of(input, torch::stable::detail::to<Tensor>(stack[0])));
 }
 
-// a [M,K] b [K,N], or b^T when `b` comes as [N,K]
+// a [M,K] b [K,N], or b^T when `b` comes as [N,K]; rows contiguous
 inline Tensor product(const Tensor& a, Tensor b, bool transposed) {
+  if (transposed && a.scalar_type() == ScalarType::Float && takes_dot_products(b.size(0), b.size(1))) {
+    const Tensor result = torch::stable::new_empty(a, std::array<int64_t, 2>{a.size(0), b.size(0)});
+    dot_products({mutable_data<float>(result), a.size(0), b.size(0), b.size(0)},
+                 {data<float>(a), a.size(0), a.size(1), a.size(1)}, {data<float>(b), b.size(0), b.size(1), b.size(1)});
+    return result;
+  }
   using torch::stable::detail::from;
   if (transposed) b = torch::stable::transpose(b, 0, 1);
   std::array<StableIValue, 2> stack{from(a), from(b)};

@@ -1,5 +1,5 @@
-// Products of matrices in panels of 32 columns, for float32 on AVX-512 and AVX2: both factors lie in memory in the order
-// in which they are read, so that almost every instruction multiplies.
+// Products of matrices in panels of 32 columns, for float32 on AVX-512 and AVX2: both factors lie in memory in the
+// order in which they are read, so that almost every instruction multiplies.
 //
 // Sums are taken over 32 products, then over those sums: they round less than one long sum does.
 #pragma once
@@ -44,18 +44,18 @@ LEGATO_INLINE void multiply_rows(float* out,      // [rows, 32], of which 2 * la
                                  const float* b,  // [depth, 32]
                                  int64_t depth, bool first) {
   typename Wide<lanes>::Vector sums[rows][2];
-#pragma GCC unroll 12
+  #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r)
     sums[r][0] = sums[r][1] = typename Wide<lanes>::Vector{};
   for (int64_t k = 0; k < depth; ++k) {
     const typename Wide<lanes>::Vector left = wide<lanes>(b + k * kPanel), right = wide<lanes>(b + k * kPanel + lanes);
-#pragma GCC unroll 12
+  #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) {
       sums[r][0] += a[r * kDepth + k] * left;
       sums[r][1] += a[r * kDepth + k] * right;
     }
   }
-#pragma GCC unroll 12
+  #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
     float* to = out + r * kPanel;
     if (!first) {

@@ -2,7 +2,8 @@
 // column.
 //
 // It has 2H+1 rows: row 2j is x[j] w[0] + x[j-1] w[2], row 2j+1 is x[j] w[1]; columns alike. That is 9 taps in all.
-// In float32 they are computed in tiles where that pays. With few outputs in bfloat16 one convolution of 2x2 taps for all four is faster, though 7 of its 16 taps are zero.
+// In float32 they are computed in tiles where that pays. With few outputs in bfloat16 one convolution of 2x2 taps for
+// all four is faster, though 7 of its 16 taps are zero.
 #pragma once
 
 #include "cpu/common.h"

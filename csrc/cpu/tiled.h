@@ -19,8 +19,8 @@ struct Nothing {
   void operator()(int64_t, int64_t, int64_t, int64_t) const {}
 };
 
-// Calls f(R, C, odd_rows, odd_columns) for the four parities of a transposed convolution of stride 2 (phases.h): axes of
-// even rows or columns have two taps, odd ones one.
+// Calls f(R, C, odd_rows, odd_columns) for the four parities of a transposed convolution of stride 2 (phases.h): axes
+// of even rows or columns have two taps, odd ones one.
 template <typename F>
 void for_parities(const F& f) {
   f(TwoTaps{}, TwoTaps{}, 0, 0);
@@ -34,7 +34,8 @@ void for_parities(const F& f) {
 inline bool pays_in_tiles(const Tensor& input, int64_t outputs, int64_t up) {
   const int64_t batch = input.size(0), rows = input.size(2), columns = input.size(3);
   if (PanelKernels::here().most == 0 || std::min(input.size(1), outputs) < 16) return false;
-  if (up == 1) return Winograd<ThreeTaps, ThreeTaps>::products(batch, rows, columns) + 1000 < 9 * batch * rows * columns;
+  if (up == 1)
+    return Winograd<ThreeTaps, ThreeTaps>::products(batch, rows, columns) + 1000 < 9 * batch * rows * columns;
   int64_t products = 0;
   for_parities([&](auto r, auto c, int64_t odd_rows, int64_t odd_columns) {
     products += Winograd<decltype(r), decltype(c)>::products(batch, rows + 1 - odd_rows, columns + 1 - odd_columns);

@@ -31,8 +31,8 @@ struct Grid {
 
   // Every second row and column, from these.
   Grid every_second(int64_t row, int64_t column) const {
-    return {at(0, row, column), batch, (rows + 1 - row) / 2, (columns + 1 - column) / 2, by_sample, 2 * by_row,
-            2 * by_column};
+    return {at(0, row, column), batch,      (rows + 1 - row) / 2, (columns + 1 - column) / 2,
+            by_sample,          2 * by_row, 2 * by_column};
   }
 };
 
@@ -75,8 +75,8 @@ class Winograd {
   }
 
   // target = the convolution of source * scale; scale [B, inputs], or null for 1. The first tap meets the pixel `pad_y`
-  // above and `pad_x` left of the output, outside of the source it meets zeros. Calls done(sample, row, column, columns)
-  // for what has been written.
+  // above and `pad_x` left of the output, outside of the source it meets zeros. Calls done(sample, row, column,
+  // columns) for what has been written.
   template <bool add = false, typename Done>
   void apply(const Grid<const float>& source, int64_t pad_y, int64_t pad_x, const float* scale,
              const Grid<float>& target, const Done& done) const {
@@ -103,7 +103,8 @@ class Winograd {
     const float* corner = taps_.data + panel * kPanel * taps_.by_output + depth * kDepth * taps_.by_input;
     const float* sources[R::kTaps * C::kTaps];
     for (int tap = 0; tap < R::kTaps * C::kTaps; ++tap)
-      sources[tap] = corner + taps_.rows[tap / C::kTaps] * taps_.by_row + taps_.columns[tap % C::kTaps] * taps_.by_column;
+      sources[tap] =
+          corner + taps_.rows[tap / C::kTaps] * taps_.by_row + taps_.columns[tap % C::kTaps] * taps_.by_column;
     transform_taps<R, C>(out, sources, point_step, std::min(kDepth, taps_.inputs - depth * kDepth),
                          std::min(kPanel, taps_.outputs - panel * kPanel), taps_.by_input, taps_.by_output);
   }

@@ -82,15 +82,17 @@ class Winograd {
              const Grid<float>& target, const Done& done) const {
     const Pass pass{*this, source, pad_y, pad_x, scale, target};
     const int64_t tiles = target.batch * pass.down * pass.across;
-    if (tiles <= kFewTiles)
+    const int64_t threads = torch::stable::get_num_threads();
+    if (kPoints * tiles * taps_.inputs <= kFewInputs || tiles < threads * kFewestTiles)
       pass.template run_by_panels<add>(tiles, done);
     else
       pass.template run_by_tiles<add>(tiles, done);
   }
 
  private:
-  static constexpr int64_t kTiles = 72;      // multiplied together: so many that reading the weight costs little
-  static constexpr int64_t kFewTiles = 144;  // for so few the transformed weight is not worth being kept
+  static constexpr int64_t kTiles = 72;           // multiplied together: so many that reading the weight costs little
+  static constexpr int64_t kFewestTiles = 24;     // the same for a thread that has no more to do
+  static constexpr int64_t kFewInputs = 400'000;  // so many transformed ones stay in the cache
   static constexpr int64_t kPoints = R::kSpan * C::kSpan;
   static constexpr int64_t kApart = 48;  // between points, else all of them would lie in the same lines of the cache
 
@@ -166,7 +168,7 @@ class Winograd {
         }
       });
       const int64_t threads = torch::stable::get_num_threads();
-      const int64_t blocks = std::min(count(count(tiles, kTiles), threads) * threads, tiles / (kTiles / 3));
+      const int64_t blocks = std::min(count(count(tiles, kTiles), threads) * threads, tiles / kFewestTiles);
       parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
         const int64_t most = count(tiles, blocks);
         const Scratch inputs(kPoints * (most * depths * kDepth + kApart));

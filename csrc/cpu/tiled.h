@@ -14,11 +14,6 @@ namespace legato {
 using TapOrder = std::array<int64_t, 3>;
 constexpr TapOrder kForward{0, 1, 2}, kBackward{2, 1, 0};
 
-// What follows a convolution where nothing does.
-struct Nothing {
-  void operator()(int64_t, int64_t, int64_t, int64_t) const {}
-};
-
 // Calls f(R, C, odd_rows, odd_columns) for the four parities of a transposed convolution of stride 2 (phases.h): axes
 // of even rows or columns have two taps, odd ones one.
 template <typename F>

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace legato {
@@ -42,6 +43,11 @@ Grid<P> grid_of(P* pixels, const Tensor& tensor) {
   const int64_t channels = tensor.size(1), row = tensor.size(3) * channels;
   return {pixels, tensor.size(0), tensor.size(2), tensor.size(3), tensor.size(2) * row, row, channels};
 }
+
+// What follows a convolution where nothing does.
+struct Nothing {
+  void operator()(int64_t, int64_t, int64_t, int64_t) const {}
+};
 
 // Taps of a weight: which ones on each axis, in the order in which they meet pixels.
 struct Taps {
@@ -149,10 +155,12 @@ class Winograd {
             write<add>(products.data() + tile * kPanel, tile, product_step, 0, panel, panel + 1);
         }
       });
-      parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t tile = begin; tile < end; ++tile)
-          finish(tile, done);
-      });
+      if constexpr (!std::is_same_v<Done, Nothing>) {
+        parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
+          for (int64_t tile = begin; tile < end; ++tile)
+            finish(tile, done);
+        });
+      }
     }
 
     // Many tiles: block by block, with the whole weight transformed before.

@@ -172,6 +172,23 @@ def test_without_a_judging_network_the_rest_is_measured(command: Command, model:
     assert math.isfinite(command.report()["summary"]["encoder"]["response"])
 
 
+def test_a_generator_alone(command: Command, model: Path) -> None:
+    """Neither encoder nor directions nor judge: what needs none of them is measured, the rest is told."""
+    arguments = ["--model", str(model / "generator.safetensors"), "--clips", "1", "--frames", "2"]
+    assert command(*arguments, "--methods", "w:start=w_avg,steps=1", "in_domain:steps=1") == 1
+    report = command.report()
+    figures = report["summary"]["w:start=w_avg,steps=1"]
+    assert math.isfinite(figures["psnr_db"])
+    assert figures["true_edit_cosine"] is None
+    notes = "\n".join(report["notes"])
+    for wanted in (
+        "in_domain:steps=1: this method starts from an encoder",
+        "no directions.safetensors",
+        "--attributes",
+    ):
+        assert wanted in notes
+
+
 def test_the_judge_is_no_method_s_loss(command: Command, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge = str(model / "attributes.safetensors")
     assert command("--perceptual", "attributes", "--perceptual-weights", judge, "--methods", "encoder") == 1

@@ -69,12 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--attributes", type=Path, metavar="FILE", help="the judging attribute network (default: the model's)")
     add("--lpips", default="alex", choices=("alex", "vgg", "squeeze"), help="its backbone (default: %(default)s)")
     add("--lpips-weights", type=Path, metavar="FILE", help="of the backbone (default: torchvision's cache)")
-    add("--perceptual", metavar="NAME", help="network of the methods' perceptual term (default: none, a pyramid)")
+    add("--perceptual", default="pyramid", metavar="NAME", help="of the methods' objective (default: %(default)s)")
     add("--perceptual-weights", type=Path, metavar="FILE", help="of that network")
     how = parser.add_argument_group("how")
     add = how.add_argument
     add("--quick", action="store_true", help=f"within ten minutes on two cores: {_quick_text()}")
-    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: %(default)s)")
     add("--threads", type=_count, metavar="N", help="CPU threads (default: torch's choice)")
     add(
         "--precision",
@@ -175,7 +175,7 @@ def _made_with(args: argparse.Namespace, choices: Choices, prepared: Prepared, p
         "model": f"{args.model}: generator `{settings['generator'][:16]}`, encoder `{str(settings['encoder'])[:16]}`",
         "judging attribute network": f"`{network[:16]}`" if network else "none",
         "LPIPS": f"{choices.lpips}" if settings["lpips"] else "not computed",
-        "perceptual term of the methods": choices.perceptual or "none, the Laplacian pyramid",
+        "perceptual term of the methods": choices.perceptual,
         "generator passes a frame": f"{passes} for every method" if passes else "each method's own",
         "edits": f"{', '.join(prepared.edited) or 'none'}, {choices.strength:g} standard deviations",
         "seed": str(args.seed),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from legato.editing.directions import Directions, load_directions
+from legato.engine_options import Precision
 from legato.errors import BackendUnavailable, ConfigError, InvalidInput, ModelFileError
 from legato.evaluation.footage import folder_clips
 from legato.evaluation.known import EDITED, Protocol
@@ -17,14 +16,14 @@ from legato.evaluation.measure import Judges
 from legato.evaluation.rendered import rendered_clips
 from legato.evaluation.synthetic import synthetic_clips
 from legato.inversion.methods import Networks
-from legato.models import Generator, load_encoder, load_generator
+from legato.models import Generator
 from legato.models.attributes import SIZE, AttributeNetwork, load_attributes
-from legato.models.files import resolve
-from legato.models.perceptual import load_lpips, load_perceptual
+from legato.models.files import read_header, resolve
+from legato.models.perceptual import load_lpips
+from legato.offline.networks import PYRAMID, load_model
 from legato.synthetic.renderer import Renderer
 
 Progress = Callable[[int, int], object]
-Precision = Literal["auto", "float32", "bfloat16"]
 NIQE = "NIQE is not offered: no light and maintained package computes it"
 
 
@@ -43,7 +42,7 @@ class Choices:
     attributes: Path | None = None  # the judging network's file; None: the model's
     lpips: str = "alex"
     lpips_weights: Path | None = None
-    perceptual: str | None = None  # features of the methods' objective; None: the Laplacian pyramid
+    perceptual: str = PYRAMID  # what the methods' objective compares beside pixels
     perceptual_weights: Path | None = None
     device: str = "cpu"
     precision: Precision = "auto"
@@ -67,26 +66,20 @@ def prepare(choices: Choices) -> Prepared:
 
     Raises ModelFileError, InvalidInput, ConfigError, BackendUnavailable.
     """
-    device = _device(choices.device)
-    generator = load_generator(choices.model).to(device)
-    notes = [NIQE]
-    encoder = _optional(notes, "methods that start from an encoder cannot run", load_encoder, choices.model)
-    precision = _precision(choices.precision, device)
-    dtype = torch.bfloat16 if precision == "bfloat16" else None
-    generator.autocast_dtype = dtype
-    if encoder is not None:
-        encoder = encoder.to(device)
-        encoder.autocast_dtype = dtype
-    directions = _optional(
-        notes, "no edit is measured", lambda: load_directions(choices.model, generator_digest=generator.digest)
+    model = load_model(
+        choices.model,
+        device=choices.device,
+        precision=choices.precision,
+        perceptual=choices.perceptual,
+        weights=choices.perceptual_weights,
     )
+    generator, encoder = model.generator, model.encoder
+    notes = [NIQE]
+    if encoder is None:
+        notes.append("the model has no encoder.safetensors: methods that start from an encoder cannot run")
+    directions = _directions(choices.model, generator, notes)
     network = _network(choices, generator, notes)
-    features = None
-    if choices.perceptual is not None:
-        features = load_perceptual(choices.perceptual, choices.perceptual_weights)
-        _check_apart(features, network)
-        if isinstance(features, torch.nn.Module):
-            features.to(device)
+    _check_apart(choices, network)
     judges = Judges(network, _lpips(choices, notes), choices.lpips)
     settings = {
         "model": choices.model,
@@ -95,12 +88,11 @@ def prepare(choices: Choices) -> Prepared:
         "directions_of": directions.generator_digest if directions else None,
         "attribute_network": network.digest if network else None,
         "lpips": choices.lpips if judges.lpips else None,
-        "perceptual": choices.perceptual,
-        "precision": precision,
-        "device": device.type,
+        "perceptual": None if model.perceptual == PYRAMID else model.perceptual,
+        "precision": model.precision,
+        "device": generator.w_avg.device.type,
     }
-    networks = Networks(generator, encoder, features.features if features else None)
-    return Prepared(networks, directions, judges, _edited(choices, directions), settings, tuple(notes))
+    return Prepared(model.networks, directions, judges, _edited(choices, directions), settings, tuple(notes))
 
 
 def clips_of(choices: Choices, prepared: Prepared, progress: Progress = lambda done, total: None) -> Protocol:
@@ -145,29 +137,12 @@ def clips_of(choices: Choices, prepared: Prepared, progress: Progress = lambda d
     raise InvalidInput(f"no protocol is named {choices.protocol!r}; there are rendered, synthetic and folder:DIR")
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"--device {name}: {str(error).partition(chr(10))[0]}. Give cpu, or a GPU that is there"
-        ) from error
-    return device
-
-
-def _precision(wanted: Precision, device: torch.device) -> str:
-    """As the server chooses: bfloat16 where the device multiplies it natively."""
-    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return ("bfloat16" if native else "float32") if wanted == "auto" else wanted
-
-
-def _optional(notes: list[str], loss: str, load: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return load(*arguments)
-    except ModelFileError as error:
-        notes.append(f"{loss}: {error}")
+def _directions(name: str, generator: Generator, notes: list[str]) -> Directions | None:
+    """The model's, where it has a file of them; one that is damaged or another generator's is an error."""
+    if _beside(name, "directions.safetensors") is None:
+        notes.append("the model has no directions.safetensors: no edit is measured")
         return None
+    return load_directions(name, generator_digest=generator.digest)
 
 
 def _network(choices: Choices, generator: Generator, notes: list[str]) -> AttributeNetwork | None:
@@ -177,18 +152,26 @@ def _network(choices: Choices, generator: Generator, notes: list[str]) -> Attrib
         return None
     if choices.attributes is not None:
         return load_attributes(choices.attributes)
-    if not resolve(choices.model, "attributes.safetensors").is_file():
+    own = _beside(choices.model, "attributes.safetensors")
+    if own is None:
         notes.append(
             "the model has no attributes.safetensors, so identity, trunk distance, Frechet distance, response and "
             "leakage are not computed: name an attribute network (--attributes FILE) that no loss has used"
         )
         return None
-    return load_attributes(resolve(choices.model, "attributes.safetensors"))
+    return load_attributes(own)
 
 
-def _check_apart(features: Any, network: AttributeNetwork | None) -> None:
-    own = getattr(getattr(features, "network", None), "digest", None)
-    if network is not None and own == network.digest:
+def _beside(model: str, filename: str) -> Path | None:
+    """A file of the model's folder; None where it has none, or where the model was named by a file of its own."""
+    path = resolve(model, filename)
+    return path if path.name == filename and path.is_file() else None
+
+
+def _check_apart(choices: Choices, network: AttributeNetwork | None) -> None:
+    if network is None or choices.perceptual_weights is None or not choices.perceptual.startswith("attribute"):
+        return
+    if read_header(choices.perceptual_weights).digest == network.digest:
         raise ConfigError(
             "the methods' perceptual term would use the very attribute network that judges them. Name networks of two "
             "trainings: --perceptual-weights and --attributes"

@@ -19,7 +19,7 @@ from legato.offline.writing import write_png
 from legato.synthetic.dataset import to_uint8
 
 GAIN = 4.0  # of difference images
-LEVELS = 4  # of a color that are told apart as one: pictures in a repository are small
+LEVELS = 8  # of a color that are told apart as one: pictures in a repository are small
 
 Images = NDArray[np.uint8]
 

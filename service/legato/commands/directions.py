@@ -64,7 +64,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     labels.add_argument("--name", help="of the direction that pictures show (with --positive)")
     labels.add_argument("--positive", metavar="PATH", type=Path, nargs="+", help="pictures and folders with it")
     labels.add_argument("--negative", metavar="PATH", type=Path, nargs="+", help="and without (boundary)")
-    labels.add_argument("--network", metavar="FILE", type=Path, help="attribute network")
+    labels.add_argument(
+        "--network", metavar="FILE", type=Path, help="attribute network: a file, or the name of a model that brings one"
+    )
     labels.add_argument("--attributes", metavar="NAME", nargs="+", default=[], help="of the network, one or more")
     labels.add_argument(
         "--condition", metavar="NAME", nargs="+", default=[], help="attributes that must not move with them (boundary)"

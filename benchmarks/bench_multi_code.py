@@ -3,7 +3,7 @@ know (--photos).
 
 Three parts, each kept in the result file when it is done:
     curve-heads, curve-photos  PSNR by the number of codes and by the block where they meet, beside W and W+ with as
-                               many steps, and beside W+ with as many generator passes as 8 codes take
+                               many steps, and beside W+ with as many passes as 8 codes at 32 pixels take
     restoration                every degradation beside its trivial baseline, with the suggested options
 
 A generator pass counts by its multiply-adds: N codes at a block cost N heads and one tail. Perceptual distances are of

@@ -34,11 +34,15 @@ from legato.models import Generator
 class MultiCodeOptions:
     """How many codes, where they meet, and how they are searched for.
 
-    The defaults are for pictures that the generator does not know. 2 frames of one real clip, heads-128, 150 steps from
-    the encoder's code; equal steps, though N codes cost N heads (there: W 27.0 dB, W+ 30.7 dB):
+    The defaults are for pictures that the generator does not know. Median PSNR in dB of 6 of them, heads-128, 120 steps
+    from the encoder's code (W 26.4, W+ 29.4, W+ with 1048 passes 31.1; benchmarks/results/multi_code.json). N codes cost
+    N heads: passes of a generator, by multiply-adds. More codes want more steps:
 
-        codes   1       3       6       12      6, one w a code     6, lr .1    6, meeting at 64
-        PSNR    31.2    32.4    33.1    33.6    31.7                33.3        33.6 dB
+        codes   1       4       8       8, meeting at 64
+        PSNR    29.7    30.8    30.9    32.5 dB
+        passes  240     586     1048    1484
+
+    On heads that the generator knows, up to 8 codes gain .3 dB, and W+ with as many passes 1.4.
     """
 
     codes: int = 10  # N; the paper's gain ends at about 20

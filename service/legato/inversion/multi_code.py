@@ -35,8 +35,8 @@ class MultiCodeOptions:
     """How many codes, where they meet, and how they are searched for.
 
     The defaults are for pictures that the generator does not know. Median PSNR in dB of 6 of them, heads-128, 120 steps
-    from the encoder's code (W 26.4, W+ 29.4, W+ with 1048 passes 31.1; benchmarks/results/multi_code.json). N codes cost
-    N heads: passes of a generator, by multiply-adds. More codes want more steps:
+    from the encoder's code (W 26.4, W+ 29.4, W+ with 1048 passes 31.1; benchmarks/results/multi_code.json). N codes
+    cost N heads: passes of a generator, by multiply-adds. More codes want more steps:
 
         codes   1       4       8       8, meeting at 64
         PSNR    29.7    30.8    30.9    32.5 dB

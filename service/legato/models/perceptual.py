@@ -206,8 +206,8 @@ def load_perceptual(name: str, weights: str | Path | None = None) -> PerceptualN
     if name == "attributes":
         if weights is None:
             raise ModelFileError(
-                "the perceptual network 'attributes' needs the file of an attribute network (option weights: "
-                "attributes.safetensors); `legato train` makes one on renders"
+                "the perceptual network 'attributes' needs an attribute network (option weights: the file, or the name "
+                "of a model that has one, as heads-128); `legato train generator` makes one on renders"
             )
         return AttributeTrunk(load_attributes(weights))
     known = ", ".join([*(f"vgg16-{s}" for s in SLICES), "lpips-alex", "lpips-vgg", "lpips-squeeze", "attributes"])

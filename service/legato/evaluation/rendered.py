@@ -1,7 +1,7 @@
 """The protocol of rendered clips: held-out heads whose flow and whose edits are known exactly.
 
-Renders are kept in a folder under a name made of all that they depend on, the renderer's own source included, so that
-a second evaluation finds them, and two that run at once share them.
+Renders are kept in a folder under a name made of all that they depend on, a sample of what the renderer draws included,
+so that a second evaluation finds them, and two that run at once share them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +137,8 @@ class _Store:
     def __init__(self, folder: Path, renderer: Renderer) -> None:
         self.folder = folder
         self.device = renderer.device
-        self.version = _source_digest()
-        self._about = {"size": renderer.resolution, "rays": renderer.supersample, "source": self.version}
+        self.version = _drawing_digest()
+        self._about = {"size": renderer.resolution, "rays": renderer.supersample, "drawing": self.version}
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
         """The arrays of a key; a file that is damaged is made again. Raises ConfigError on a full disk."""
@@ -155,9 +154,13 @@ class _Store:
         return arrays
 
 
-def _source_digest() -> str:
-    """Of the renderer's source: what it draws may change with it."""
+@cache
+def _drawing_digest() -> str:
+    """Of small pictures, motion and flow of a few heads: changes with what the renderer draws, not with its source."""
+    z = torch.cat([clip_z(identity, 0, 2, "eval") for identity in range(12)])
+    flow, visible = clip_flow(z[:2], 32)
+    parts = (z, to_uint8(Renderer(32, 1)(z).image), (100 * flow).round().short(), visible)
     sha = hashlib.sha256()
-    for name in ("clips", "factors", "flow", "geometry", "renderer", "shading"):
-        sha.update((files("legato") / "synthetic" / f"{name}.py").read_bytes())
+    for part in parts:
+        sha.update(part.numpy().tobytes())
     return sha.hexdigest()[:16]

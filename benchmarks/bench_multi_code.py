@@ -4,7 +4,8 @@ know (--photos).
 Three parts, each kept in the result file when it is done:
     curve-heads, curve-photos  PSNR by the number of codes and by the block where they meet, beside W and W+ with as
                                many steps, and beside W+ with as many passes as 8 codes at 32 pixels take
-    restoration                every degradation beside its trivial baseline, with the suggested options
+    restoration                every degradation beside its trivial baseline and, where there is one, a classic method
+                               that knows no heads, with the suggested options
 
 A generator pass counts by its multiply-adds: N codes at a block cost N heads and one tail. Perceptual distances are of
 the trunk of an attribute network (--attributes), which no loss here uses; LPIPS has no weights offline.
@@ -23,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +49,7 @@ from legato.restoration import (
     suggested,
 )
 from legato.restoration.colorize import luma
-from legato.synthetic.dataset import to_uint8
+from legato.synthetic.dataset import from_uint8, to_uint8
 from legato.synthetic.factors import sample_z
 from legato.synthetic.renderer import Renderer
 
@@ -204,6 +207,8 @@ def restored(
     seconds = time.process_time() - began
     begun = degradation.finish(generator(encode(result.baseline)), seen)
     shots = {"baseline": result.baseline, "start": begun, "restored": result.image}
+    if (other := classic(degradation, seen)) is not None:
+        shots["classic"] = other
     found: dict[str, Any] = {key: figures(shot, images, network) for key, shot in shots.items()}
     if isinstance(degradation, Colorize):
         error, gray = (color_error(shot, images) for shot in (result.image, result.baseline))
@@ -212,6 +217,19 @@ def restored(
     options = suggested(degradation)
     found["options"] = {key: getattr(options, key) for key in ("codes", "resolution", "steps", "prior_weight")}
     return shots, found | {"cpu_seconds": round(seconds, 1)}
+
+
+def classic(degradation: Degradation, seen: Tensor) -> Tensor | None:
+    """OpenCV's answer: holes by Navier-Stokes inpainting of radius 3, noise by non-local means of strength 15."""
+    pixels = [np.ascontiguousarray(image) for image in to_uint8(seen).permute(0, 2, 3, 1).numpy()]
+    if (mask := getattr(degradation, "mask", None)) is not None:
+        holes = ((1 - mask[0, 0]) * 255).byte().numpy()
+        made = [cv2.inpaint(image, holes, 3, cv2.INPAINT_NS) for image in pixels]
+    elif isinstance(degradation, Denoise):
+        made = [cv2.fastNlMeansDenoisingColored(image, None, 15, 15, 5, 15) for image in pixels]
+    else:
+        return None
+    return from_uint8(torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2))
 
 
 def degradations(side: int) -> dict[str, Degradation]:

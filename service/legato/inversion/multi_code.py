@@ -36,13 +36,13 @@ class MultiCodeOptions:
 
     The defaults are for pictures that the generator does not know. Median PSNR in dB of 6 of them, heads-128, 120 steps
     from the encoder's code (W 26.4, W+ 29.4, W+ with 1048 passes 31.1; benchmarks/results/multi_code.json). N codes
-    cost N heads: passes of a generator, by multiply-adds. More codes want more steps:
+    cost N heads: passes of a generator, by multiply-adds. After 60 steps 16 codes were behind 8.
 
         codes   1       4       8       8, meeting at 64
         PSNR    29.7    30.8    30.9    32.5 dB
         passes  240     586     1048    1484
 
-    On heads that the generator knows, up to 8 codes gain .3 dB, and W+ with as many passes 1.4.
+    On heads that the generator knows 8 codes gain .3 dB over one, W+ with as many passes 1.3.
     """
 
     codes: int = 10  # N; the paper's gain ends at about 20

@@ -24,13 +24,14 @@ _STEPS, _UNCALIBRATED_STEPS = 60, 100
 def suggested(degradation: Degradation, *, codes: int = 1, calibrated: bool = True) -> MultiCodeOptions:
     """Options for a degradation where nothing else is known.
 
-    With a calibrated encoder: one code from its start, under a prior to it; four codes were no better on heads that the
-    generator knows, nor six on photographs. Median PSNR in dB, baseline (gray, bicubic, mean fill, 3 x 3 mean) and
-    restored, of 12 held-out heads and 8 photographs, heads-128 (benchmarks/results/multi_code.json):
+    With a calibrated encoder: one code from its start, under a prior to it; four codes gained nothing in three tasks on
+    6 heads. Median PSNR in dB, baseline (gray, bicubic, mean fill, 3 x 3 mean), restored, and a classic method that
+    knows no heads (OpenCV's inpainting, non-local means), 12 held-out heads and 8 photographs, heads-128
+    (benchmarks/results/multi_code.json). What the generator does not know it does not restore:
 
-                  colorize   x4         x8         x16        square     strokes    80 % lost  noise of 25
-        heads     20.8 23.7  27.6 30.2  23.7 25.4  20.2 22.3  22.5 26.7  23.2 35.6  17.3 30.6  27.5 30.2
-        photos    21.4 24.2  30.5 31.5  25.4 25.8  21.2 20.9  21.4 24.2  23.9 32.4  18.4 29.2  28.8 28.3
+                 colorize  x4        x8        x16       square         strokes        80 % lost      noise of 25
+        heads    20.8 23.7 27.6 30.2 23.7 25.4 20.2 22.3 22.5 26.7 25.0 23.2 35.6 30.7 17.3 30.6 27.5 27.5 30.2 29.1
+        photos   21.4 24.2 30.5 31.5 25.4 25.8 21.2 20.9 21.4 24.2 20.7 23.9 32.4 30.1 18.4 29.2 30.2 28.8 28.3 30.7
 
     Without such an encoder, several codes from all over, of which little is to be hoped where much is not seen.
     """

@@ -134,31 +134,43 @@ class Tracker:
     ) -> Tensor:  # [N, L, D]
         """E(x) + c after each row's steps; a row that takes none costs nothing.
 
+        Rows leave when their budget ends.
+        """
+        for taken in range(max(steps, default=0)):
+            if motion is None:
+                raise ValueError("rows that take steps need the motion of their frames; got None")
+            index = torch.tensor([row for row, wanted in enumerate(steps) if wanted > taken], device=encoded.device)
+            seen = Motion(motion.warped[index], motion.visible[index])
+            first = torch.full((len(index),), taken == 0, device=encoded.device)
+            self.step(state, index, encoded[index], images[index], seen, first)
+        return encoded + state.correction
+
+    def step(
+        self,
+        state: TrackerState,  # some rows are changed in place
+        index: Tensor,  # [B]: these
+        encoded: Tensor,  # [B, L, D]: E(x)
+        images: Tensor,  # [B, 3, R, R] in [-1, 1]
+        motion: Motion,  # of B rows
+        first: Tensor,  # [B] bool: whether this is the first step of the row's frame
+    ) -> None:
+        """One step of some rows, whose frames may be of different age.
+
         The first step's forward pass tells the residual at the carried correction. Where it jumps, the scene has been
         cut: the correction starts again from zero, and that step is spent on finding out.
         """
-        taken = 0
-        for until in sorted({1, *steps} - {0}):  # rows leave when their budget ends; the first step stands alone
-            rows = [row for row, wanted in enumerate(steps) if wanted >= until]
-            if not rows:
-                break
-            if motion is None:
-                raise ValueError("rows that take steps need the motion of their frames; got None")
-            index = torch.tensor(rows, device=encoded.device)
-            found = solve(
-                Correction(encoded[index], state.correction[index]),
-                self._objective(encoded[index], images[index], motion.warped[index], motion.visible[index]),
-                Schedule(until - taken, self.options.lr),
-                self._synthesize,
-                moments=(Moments(state.first[index], state.second[index], state.age[index]),),
-            )
-            (moments,) = found.moments
-            state.first[index], state.second[index], state.age[index] = moments.first, moments.second, moments.age
-            state.correction[index] = found.free[0]
-            if taken == 0:
-                self.observe(state, index, found.losses["pixel"][0])
-            taken = until
-        return encoded + state.correction
+        found = solve(
+            Correction(encoded, state.correction[index]),
+            self._objective(encoded, images, motion.warped, motion.visible),
+            Schedule(1, self.options.lr),
+            self._synthesize,
+            moments=(Moments(state.first[index], state.second[index], state.age[index]),),
+        )
+        (moments,) = found.moments
+        state.first[index], state.second[index], state.age[index] = moments.first, moments.second, moments.age
+        state.correction[index] = found.free[0]
+        if bool(first.any()):
+            self.observe(state, index[first], found.losses["pixel"][0][first])
 
     def observe(self, state: TrackerState, index: Tensor, residual: Tensor) -> None:
         """Takes in frames' L1 [len(index)] at their carried codes: averages it, or restarts rows where it jumps."""

@@ -1,6 +1,7 @@
-"""The path of a batch of frames through the model: encode -> warp -> refine -> edit -> synthesize.
+"""The path of frames through the model: encode -> warp -> refine -> edit -> synthesize.
 
-The edit comes before the synthesis so that reconstructions and edited images are one synthesis batch.
+A frame begins in one batch, takes each of its steps in another, and ends in a third; who shares them does not matter to
+it. The edit comes before the synthesis so that reconstructions and edited images are one synthesis batch.
 """
 
 from __future__ import annotations
@@ -19,32 +20,35 @@ from torch import Tensor
 from legato.calls import SynthesisCall
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput, LegatoError
+from legato.flights import Flight, Flights, state_bytes, state_sizes
 from legato.inversion.streaming import Motion, Tracker, TrackerOptions, TrackerState
 from legato.losses import l1, psnr
 from legato.models.encoder import Encoder
-from legato.models.flow import MAX_SIDE, DisFlow, gray, resize_flow, visible
 from legato.models.generator import Generator
-from legato.ops import flow_warp
 from legato.types import FrameAnswer, FrameJob, Synthesis
+from legato.warping import Warping
 
+NOT_FINITE = "the model gave NaN or infinity for this frame; its session goes on as before it"
 Observe = Callable[[str, int, float], None]  # stage, frames in the batch, seconds
 
 
 @dataclass(slots=True, eq=False)
-class _Batch:
-    """N frames on their way: what is known of them so far."""
+class _Last:
+    """N frames in their last stage."""
 
+    flights: Sequence[Flight]
     jobs: Sequence[FrameJob]
     images: Tensor  # [N, 3, R, R] in [-1, 1]
-    grays: list[NDArray[np.uint8]]  # N of [S, S]
     state: TrackerState  # N rows
     rebuilt: list[int] = field(default_factory=list)  # rows that have a reconstruction
     edited: list[int] = field(default_factory=list)  # rows that have an edited image
-    stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Pipeline:
     """Runs batches of frames, and keeps the state of the streams between them. Belongs to one thread.
+
+    A frame goes through `begin`, any number of times through `step`, then through `finish` or `abandon`. Until it is
+    finished its slot's state is as it was before it.
 
     The generator and the encoder are frozen and switched to `dtype` inside their convolutions; latents, state and
     losses stay float32.
@@ -52,6 +56,7 @@ class Pipeline:
     Args:
         generator, encoder, directions: the model; they fit each other.
         slots: streams whose state is kept.
+        in_flight: frames that may be between `begin` and `finish`.
         max_steps: most gradient steps of one frame.
         dtype: torch.bfloat16 or torch.float32.
         tracker: weights and rates of the refinement.
@@ -65,6 +70,7 @@ class Pipeline:
         directions: Directions,
         *,
         slots: int,
+        in_flight: int = 32,
         max_steps: int = 16,
         dtype: torch.dtype = torch.float32,
         tracker: TrackerOptions | None = None,
@@ -79,20 +85,19 @@ class Pipeline:
         self.device = generator.w_avg.device
         self._tracker = Tracker(generator, tracker)
         self._observe = observe
-        self._side = min(self.resolution, MAX_SIDE)
-        self._flow = DisFlow()
-        self._slots = TrackerState.zeros(
-            slots + 1,  # the last row is the state of a stream that has not begun
-            layers=generator.num_layers,
-            dim=generator.config.w_dim,
-            resolution=self.resolution,
-            flow_side=self._side,
-            device=self.device,
-        )
+        self._warping = Warping(self.resolution, self.device)
+        sizes = state_sizes(generator.config)
+        # the last row of the slots is the state of a stream that has not begun
+        self._slots = TrackerState.zeros(slots + 1, **sizes, device=self.device)
+        self._flights = Flights(in_flight, **sizes, device=self.device)
+        self.session_bytes, self.flight_bytes = state_bytes(generator.config)
 
     def reset(self, slot: int) -> None:
-        """Makes a slot that of a stream that has not begun."""
+        """Makes a slot that of a stream that has not begun. A frame in flight will not change it any more."""
         self._slots.reset(slot)
+        for flight in self._flights:
+            if flight.job.slot == slot:
+                flight.kept = False
 
     def check(self, job: FrameJob) -> None:
         """Raises InvalidInput or InvalidEdit for a job that this model cannot run."""
@@ -112,16 +117,65 @@ class Pipeline:
         A job that is wrong, or whose numbers do not stay finite, is answered with its error and leaves its slot's state
         as it was. An exception leaves every slot's state as it was.
         """
-        answers: dict[int, FrameAnswer | LegatoError] = {}
+        begun = self.begin(jobs)
+        flights = [flight for flight in begun if isinstance(flight, Flight)]
+        try:
+            while wanting := [flight for flight in flights if flight.taken < flight.job.max_steps]:
+                self.step(wanting)
+            answers = iter(self.finish(flights))
+        finally:
+            self.abandon(flights)
+        return [next(answers) if isinstance(flight, Flight) else flight for flight in begun]
+
+    def begin(self, jobs: Sequence[FrameJob]) -> list[Flight | LegatoError]:
+        """Encodes frames, at most one of each slot; each job's flight, or what is wrong with it, in the same order."""
+        wrong: dict[int, LegatoError] = {}
         for row, job in enumerate(jobs):
             try:
                 self.check(job)
             except LegatoError as error:
-                answers[row] = error
-        valid = [row for row in range(len(jobs)) if row not in answers]
-        if valid:
-            answers |= dict(zip(valid, self._run([jobs[row] for row in valid]), strict=True))
-        return [answers[row] for row in range(len(jobs))]
+                wrong[row] = error
+        flights = self._flights.enter([job for row, job in enumerate(jobs) if row not in wrong])
+        try:
+            if flights:
+                self._begin(flights)
+        except BaseException:
+            self.abandon(flights)
+            raise
+        left = iter(flights)
+        return [wrong[row] if row in wrong else next(left) for row in range(len(jobs))]
+
+    def step(self, flights: Sequence[Flight]) -> None:
+        """One refine step of frames, which may be of different age. After an exception they can only be abandoned."""
+        work, index = self._flights, self._flights.index(flights)
+        with self._stage(flights, "refine"), torch.no_grad():
+            motion = Motion(work.state.output[index], work.visible[index])
+            first = torch.tensor([flight.taken == 0 for flight in flights], device=self.device)
+            self._tracker.step(work.state, index, work.encoded[index], work.images[index], motion, first)
+        for flight in flights:
+            flight.taken += 1
+
+    def finish(self, flights: Sequence[Flight]) -> list[FrameAnswer | LegatoError]:
+        """Synthesizes what frames ask for, moves their slots' state on, and lets them go; also when it raises."""
+        if not flights:
+            return []
+        try:
+            with torch.inference_mode():
+                index = self._flights.index(flights)
+                state = self._flights.state.gather(index.tolist())
+                last = _Last(flights, [flight.job for flight in flights], self._flights.images[index], state)
+                latents = self._flights.encoded[index] + last.state.correction
+                with self._stage(flights, "edit"):
+                    edited = self._edit(last, latents)
+                with self._stage(flights, "synthesize"):
+                    images = self._synthesize(last, latents, edited)
+                return self._settle(last, latents, images)
+        finally:
+            self.abandon(flights)
+
+    def abandon(self, flights: Sequence[Flight]) -> None:
+        """Lets frames go; those that have gone already do no harm."""
+        self._flights.leave(flights)
 
     def synthesize(self, call: SynthesisCall) -> Synthesis:
         """The image of the call's latents [L, D], or of those that its seed draws, with its edits.
@@ -144,77 +198,56 @@ class Pipeline:
             image = self.generator(self.directions.edit(code, [call.edits]))
             return Synthesis(to_pixels(image)[0], code[0].cpu().numpy())
 
-    def _run(self, jobs: Sequence[FrameJob]) -> list[FrameAnswer | LegatoError]:
-        steps = [job.max_steps for job in jobs]
-        with torch.no_grad() if any(steps) else torch.inference_mode():
-            batch = self._gather(jobs)
-            with self._stage(batch, "encode"):
-                encoded = self.encoder(batch.images)
-            with self._stage(batch, "warp", any(steps)):
-                motion = self._warp(batch) if any(steps) else None
-            with self._stage(batch, "refine", any(steps)):
-                latents = self._tracker.refine(batch.state, encoded, batch.images, steps, motion)
-            with self._stage(batch, "edit"):
-                edited = self._edit(batch, latents)
-            with self._stage(batch, "synthesize"):
-                images = self._synthesize(batch, latents, edited)
-            return self._settle(batch, latents, images)
-
-    def _gather(self, jobs: Sequence[FrameJob]) -> _Batch:
+    @torch.inference_mode()
+    def _begin(self, flights: list[Flight]) -> None:
+        jobs, work = [flight.job for flight in flights], self._flights
         frames = np.stack([job.frame.pixels for job in jobs])
         images = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-        grays = [gray(frame, self._side) for frame in frames]
-        return _Batch(jobs, images, grays, self._slots.gather([job.slot for job in jobs]))
+        grays = self._warping.grays(jobs)
+        state = self._slots.gather([job.slot for job in jobs])
+        with self._stage(flights, "encode"):
+            encoded = self.encoder(images)
+        moving = [row for row, job in enumerate(jobs) if job.max_steps > 0]
+        if moving:
+            walkers = [flights[row] for row in moving]
+            with self._stage(walkers, "warp"):
+                state.output[moving], work.visible[work.index(walkers)] = self._warping.warp(jobs, grays, state, moving)
+        state.gray = grays
+        index = work.index(flights)
+        work.images[index], work.encoded[index] = images, encoded
+        work.state.scatter(index.tolist(), state, range(len(flights)))
 
-    def _warp(self, batch: _Batch) -> Motion:
-        """Each row's last output, warped into its frame; nothing is visible of rows that have none or take no steps."""
-        n, r = len(batch.jobs), self.resolution
-        flow = torch.zeros(n, 2, r, r)
-        trusted = torch.zeros(n, 1, r, r)
-        for row, job in enumerate(batch.jobs):
-            if job.max_steps == 0 or not batch.state.has_output[row]:
-                continue
-            if job.flow is not None:
-                pull, back = torch.tensor(job.flow.vectors)[None], None
-            else:
-                pull, back = self._flow.both(batch.grays[row], batch.state.gray[row].numpy())
-            pull, seen = resize_flow(pull, r), visible(pull, back)
-            flow[row] = pull[0]
-            trusted[row] = torch.nn.functional.interpolate(seen, size=(r, r))[0]
-        return Motion(flow_warp(batch.state.output, flow.to(self.device))[0], trusted.to(self.device))
-
-    def _edit(self, batch: _Batch, latents: Tensor) -> Tensor:
+    def _edit(self, last: _Last, latents: Tensor) -> Tensor:
         """Edited latents [E, L, D] of the rows that ask for an edited image, which it notes."""
-        batch.edited = [row for row, job in enumerate(batch.jobs) if job.edits and job.outputs.edited]
-        return self.directions.edit(latents[batch.edited], [batch.jobs[row].edits for row in batch.edited])
+        last.edited = [row for row, job in enumerate(last.jobs) if job.edits and job.outputs.edited]
+        return self.directions.edit(latents[last.edited], [last.jobs[row].edits for row in last.edited])
 
-    def _synthesize(self, batch: _Batch, latents: Tensor, edited: Tensor) -> Tensor:
+    def _synthesize(self, last: _Last, latents: Tensor, edited: Tensor) -> Tensor:
         """Images [M + E, 3, R, R]: reconstructions where they are asked for or the tracker needs them, then edits."""
-        age = batch.state.age.tolist()
-        batch.rebuilt = [row for row, job in enumerate(batch.jobs) if job.outputs.reconstruction or age[row] > 0]
-        codes = torch.cat([latents[batch.rebuilt], edited])
+        age = last.state.age.tolist()
+        last.rebuilt = [row for row, job in enumerate(last.jobs) if job.outputs.reconstruction or age[row] > 0]
+        codes = torch.cat([latents[last.rebuilt], edited])
         if not len(codes):
-            return batch.images[:0]
+            return last.images[:0]
         images: Tensor = self.generator(codes)
         return images
 
-    def _settle(self, batch: _Batch, latents: Tensor, images: Tensor) -> list[FrameAnswer | LegatoError]:
+    def _settle(self, last: _Last, latents: Tensor, images: Tensor) -> list[FrameAnswer | LegatoError]:
         """Moves the state on, writes it back, and makes the answers."""
-        state, jobs = batch.state, batch.jobs
-        db = self._measure(batch, images[: len(batch.rebuilt)])
+        state, jobs = last.state, last.jobs
+        db = self._measure(last, images[: len(last.rebuilt)])
         state.latents = latents
         state.version += 1
-        for row, gray_pixels in enumerate(batch.grays):
-            state.gray[row] = torch.from_numpy(gray_pixels)
         spoiled = set(torch.nonzero(~_finite(latents) | ~_finite(state.correction)).flatten().tolist())
-        owners = batch.rebuilt + batch.edited
+        owners = last.rebuilt + last.edited
         spoiled |= {owners[index] for index in torch.nonzero(~_finite(images)).flatten().tolist()}
-        self._slots.scatter([job.slot for job in jobs], state, [row for row in range(len(jobs)) if row not in spoiled])
+        kept = [row for row, flight in enumerate(last.flights) if flight.kept and row not in spoiled]
+        self._slots.scatter([job.slot for job in jobs], state, kept)
         pixels = to_pixels(images)
-        rebuilt = dict(zip(batch.rebuilt, pixels, strict=False))
-        edited = dict(zip(batch.edited, pixels[len(batch.rebuilt) :], strict=True))
+        rebuilt = dict(zip(last.rebuilt, pixels, strict=False))
+        edited = dict(zip(last.edited, pixels[len(last.rebuilt) :], strict=True))
         return [
-            _not_finite()
+            LegatoError(NOT_FINITE, reason="NOT_FINITE")
             if row in spoiled
             else FrameAnswer(
                 seq=job.seq,
@@ -222,35 +255,36 @@ class Pipeline:
                 edited=edited.get(row),
                 latents=latents[row].cpu().numpy() if job.outputs.latents else None,
                 psnr_db=db.get(row, math.nan),
-                steps=job.max_steps,
+                steps=flight.taken,
                 state_version=int(state.version[row]),
-                stage_seconds=dict(batch.stage_seconds),
+                stage_seconds=flight.stage_seconds,
             )
-            for row, job in enumerate(jobs)
+            for row, (job, flight) in enumerate(zip(jobs, last.flights, strict=True))
         ]
 
-    def _measure(self, batch: _Batch, rebuilt: Tensor) -> dict[int, float]:
+    def _measure(self, last: _Last, rebuilt: Tensor) -> dict[int, float]:
         """PSNR of the rows that have a reconstruction, which becomes their last output.
 
         The residual of rows that took no step goes to the tracker, which has seen that of the others.
         """
-        state, index = batch.state, torch.tensor(batch.rebuilt, dtype=torch.int64, device=self.device)
+        state, index = last.state, torch.tensor(last.rebuilt, dtype=torch.int64, device=self.device)
         state.has_output[:] = False
         state.output[index], state.has_output[index] = rebuilt, True
-        frames = batch.images[index]
-        still = [n for n, row in enumerate(batch.rebuilt) if batch.jobs[row].max_steps == 0]
+        frames = last.images[index]
+        still = [n for n, row in enumerate(last.rebuilt) if last.flights[row].taken == 0]
         if still:
             self._tracker.observe(state, index[still], l1(rebuilt[still], frames[still]))
-        return dict(zip(batch.rebuilt, psnr(rebuilt, frames).tolist(), strict=True))
+        return dict(zip(last.rebuilt, psnr(rebuilt, frames).tolist(), strict=True))
 
     @contextmanager
-    def _stage(self, batch: _Batch, name: str, counted: bool = True) -> Iterator[None]:
-        """Times a stage of a batch, unless it has nothing to do."""
+    def _stage(self, flights: Sequence[Flight], name: str) -> Iterator[None]:
+        """Times a stage of some frames."""
         began = time.perf_counter()
         yield
-        if counted:
-            batch.stage_seconds[name] = time.perf_counter() - began
-            self._observe(name, len(batch.jobs), batch.stage_seconds[name])
+        seconds = time.perf_counter() - began
+        for flight in flights:
+            flight.stage_seconds[name] = flight.stage_seconds.get(name, 0.0) + seconds
+        self._observe(name, len(flights), seconds)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -263,8 +297,3 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
 def _finite(values: Tensor) -> Tensor:
     """Whether all of each row [N, ...] is finite: bool [N]. By its sum, five times as fast as by its elements."""
     return values.flatten(1).sum(1).isfinite()
-
-
-def _not_finite() -> LegatoError:
-    message = "the model gave NaN or infinity for this frame; its session goes on as before it"
-    return LegatoError(message, reason="NOT_FINITE")

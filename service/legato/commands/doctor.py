@@ -75,7 +75,7 @@ def examine(model: str) -> dict[str, dict[str, Any]]:
         },
         "ops": {**live_backends("cpu"), **_on_cuda(live_backends("cuda") if cuda else {})},
         "model": {name: _file(model, name) for name in MODEL_FILES},
-        "session": {"bytes_of_state": _session_bytes(model)},
+        "session": _state_bytes(model),
     }
 
 
@@ -102,28 +102,15 @@ def _file(model: str, name: str) -> str:
     return f"ok, {Path(path).stat().st_size / 2**20:.1f} MiB, sha256 {header.digest[:12]}, {path}"
 
 
-def _session_bytes(model: str) -> int | str:
-    """Bytes that the engine keeps for each session of this model."""
-    import dataclasses
-
-    import torch
-
-    from legato.inversion.streaming import TrackerState
+def _state_bytes(model: str) -> dict[str, Any]:
+    """Bytes that the engine keeps for each session of this model and for each frame in flight, without the model."""
+    from legato.flights import state_bytes
     from legato.models import GeneratorConfig
     from legato.models.files import read_header, resolve
-    from legato.models.flow import MAX_SIDE
 
     try:
         header = read_header(resolve(model, "generator.safetensors"))
     except LegatoError:
-        return "unknown without a generator"
-    sizes = GeneratorConfig(**header.config)
-    state = TrackerState.zeros(
-        1,
-        layers=sizes.num_layers,
-        dim=sizes.w_dim,
-        resolution=sizes.resolution,
-        flow_side=min(sizes.resolution, MAX_SIDE),
-        device=torch.device("cpu"),
-    )
-    return sum(int(getattr(state, field.name).nbytes) for field in dataclasses.fields(state))
+        return {"bytes_of_state": "unknown without a generator"}
+    session, flight = state_bytes(GeneratorConfig(**header.config))
+    return {"bytes_of_state": session, "bytes_of_a_frame_in_flight": flight}

@@ -1,11 +1,12 @@
-"""What waits for the engine, how it is answered, and who hears of it. No torch here."""
+"""What waits for the engine, in which stages it is worked on, how it is answered, who hears of it. No torch here."""
 
 from __future__ import annotations
 
+import enum
 import logging
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,11 +22,30 @@ Done = Callable[[FrameAnswer | LegatoError], None]
 log = logging.getLogger(__name__)
 
 
+class Stage(enum.StrEnum):
+    """What is done with a batch of calls. A frame is encoded, refined 0..k times, synthesized."""
+
+    ENCODE = "encode"
+    REFINE = "refine"  # one step
+    SYNTHESIZE = "synthesize"  # with the edits in the same batch; then the frame is answered
+    DRAW = "draw"  # all that there is to do for a SynthesisCall, one at a time
+    DROP = "drop"  # nothing; these calls cannot be answered in time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Action:
+    """What the engine does next: one stage of some calls."""
+
+    stage: Stage
+    calls: tuple[Call, ...]
+
+
 class Call(Protocol):
     """Something for the engine to run: where it stands in the queue, and how it is answered.
 
     Calls of slot -1 belong to no session and have no order among them. `deadline` is in monotonic seconds, inf for
-    none.
+    none. `stage` is the first, `steps` how many refine steps are wanted at most. One that is `droppable` may be
+    dropped where it cannot be answered before its deadline.
     """
 
     @property
@@ -34,6 +54,12 @@ class Call(Protocol):
     def seq(self) -> int: ...
     @property
     def deadline(self) -> float: ...
+    @property
+    def stage(self) -> Stage: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def droppable(self) -> bool: ...
     def give(self, result: Any) -> None:
         """Answers the call, with its result or a LegatoError. The engine calls it once."""
 
@@ -58,6 +84,18 @@ class FrameCall:
     def deadline(self) -> float:
         return self.job.deadline
 
+    @property
+    def stage(self) -> Stage:
+        return Stage.ENCODE
+
+    @property
+    def steps(self) -> int:
+        return self.job.max_steps
+
+    @property
+    def droppable(self) -> bool:
+        return self.job.droppable
+
     def give(self, result: Any) -> None:
         self.done(result)
 
@@ -74,6 +112,9 @@ class SynthesisCall:
     slot: int = -1
     seq: int = -1  # nobody cancels it by its number
     deadline: float = math.inf
+    stage: Stage = Stage.DRAW
+    steps: int = 0
+    droppable: bool = False
 
     def give(self, result: Any) -> None:
         if not self.future.set_running_or_notify_cancel():
@@ -85,12 +126,17 @@ class SynthesisCall:
 
 
 class CallQueue(Protocol):
-    """Decides who goes into the next batch, as `legato.scheduler.Scheduler` does. The user holds a lock."""
+    """Decides what runs next, as `legato.scheduler.Scheduler` does. The user holds a lock."""
 
     def __len__(self) -> int: ...
+    @property
+    def busy(self) -> bool: ...
     def add(self, call: Call, now: float) -> None: ...
-    def take(self, now: float, *, flush: bool = False) -> list[Call]: ...
+    def next(self, now: float, *, flush: bool = False) -> Action | None: ...
+    def done(self, action: Action, now: float, seconds: float, *, ended: Collection[Call] = ()) -> list[Call]: ...
+    def seed(self, stage: Stage, size: int, seconds: float) -> None: ...
     def wake_time(self, now: float) -> float: ...
+    def overloaded(self, now: float) -> bool: ...
     def cancel(self, slot: int, seq: int) -> Call | None: ...
     def forget(self, slot: int) -> list[Call]: ...
     def drain(self) -> list[Call]: ...
@@ -103,6 +149,7 @@ class EngineObserver(Protocol):
     def steps(self, n: int) -> None: ...
     def psnr(self, db: float) -> None: ...
     def queue(self, depth: int) -> None: ...
+    def memory(self, session: int, in_flight: int) -> None: ...
     def heartbeat(self) -> None: ...
 
 
@@ -113,6 +160,7 @@ class Unobserved:
     def steps(self, n: int) -> None: ...
     def psnr(self, db: float) -> None: ...
     def queue(self, depth: int) -> None: ...
+    def memory(self, session: int, in_flight: int) -> None: ...
     def heartbeat(self) -> None: ...
 
 

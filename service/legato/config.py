@@ -102,6 +102,9 @@ class EngineConfig:
     batch_buckets: tuple[int, ...] = setting(
         (1, 2, 4, 8), "batch sizes that are warmed and run", unit="frames", minimum=1
     )
+    in_flight: int = setting(
+        32, "frames that may be between their encoding and their answer", unit="frames", minimum=1, maximum=65536
+    )
     max_wait_seconds: float = setting(
         0.002, "longest wait for more frames to join a batch", unit="seconds", minimum=0.0, maximum=1.0
     )

@@ -1,4 +1,4 @@
-"""The one thread that owns the device: it takes a batch, runs it, and gives the answers.
+"""The one thread that owns the device: it takes an action, runs it, and gives the answers.
 
 Every call is thread-safe and returns at once, except `start` and `stop`. What touches the model or the slots' state
 happens on the engine's own thread; the lock guards the queue and the list of free slots, and is never held during work.
@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,17 @@ import torch
 from numpy.typing import NDArray
 
 from legato.background import Background, stopping
-from legato.calls import Call, CallQueue, Done, EngineObserver, FrameCall, SynthesisCall, Unobserved, guarded
+from legato.calls import (
+    Action,
+    Call,
+    CallQueue,
+    Done,
+    EngineObserver,
+    FrameCall,
+    Stage,
+    SynthesisCall,
+    Unobserved,
+)
 from legato.clips import Clips
 from legato.editing.directions import Directions
 from legato.engine_options import EngineOptions, compute_dtype
@@ -29,6 +38,7 @@ from legato.errors import LegatoError, NotFound, Overloaded, ShuttingDown
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
 from legato.pipeline import Pipeline
+from legato.stages import Stages
 from legato.types import DirectionInfo, Edit, FrameAnswer, FrameJob, ModelInfo, Synthesis
 from legato.warmup import warm_up
 
@@ -47,7 +57,7 @@ class Engine:
 
     Args:
         generator, encoder, directions: the model.
-        queue: an empty Scheduler with the same buckets. The engine makes every call to it under its own lock.
+        queue: an empty Scheduler with the same buckets and room in flight. The engine calls it under its own lock.
         options: capacity and work per frame.
         name, description: of the model, as clients see it.
         observer: hears what happens.
@@ -77,6 +87,7 @@ class Engine:
             encoder,
             directions,
             slots=self.capacity,
+            in_flight=self.options.in_flight,
             max_steps=self.options.max_steps,
             dtype=compute_dtype(self.options.precision, generator.w_avg.device),
             tracker=self.options.tracker,
@@ -93,6 +104,8 @@ class Engine:
         self._drain_until = math.inf
         self._started = threading.Event()
         self._failure: BaseException | None = None
+        self._stages = Stages(self._pipeline)
+        self._observer.memory(self._pipeline.session_bytes, self._pipeline.flight_bytes)
         self._thread = threading.Thread(target=self._main, name="legato-engine", daemon=True)
 
     # any thread -----------------------------------------------------------------------------------------------------
@@ -127,8 +140,13 @@ class Engine:
                 log.error("a batch did not end within %.0f seconds of the stop", timeout + JOIN_SECONDS)
 
     def open_slot(self) -> int:
-        """A slot for a new session, as fresh. Raises Overloaded (SESSIONS_FULL) when there is none."""
+        """A slot for a new session, as fresh.
+
+        Raises Overloaded: SESSIONS_FULL when there is none, OVERLOADED while most calls come too late.
+        """
         with self._changed:
+            if self._queue.overloaded(time.monotonic()):
+                raise Overloaded("more frames come in than can be answered in time; try again later")
             if not self._free:
                 full = f"all {self.capacity} sessions are taken; close one, or try again later"
                 raise Overloaded(full, reason="SESSIONS_FULL")
@@ -137,7 +155,7 @@ class Engine:
             return slot
 
     def close_slot(self, slot: int) -> None:
-        """Frees a slot; frames that still wait for it are answered with NotFound (SESSION_CLOSED)."""
+        """Frees a slot; its frames that are not done are answered with NotFound (SESSION_CLOSED)."""
         with self._changed:
             self._check_open(slot)
             self._closed += self._queue.forget(slot)
@@ -145,7 +163,7 @@ class Engine:
             self._changed.notify()
 
     def reset_slot(self, slot: int) -> None:
-        """Forgets what a session's frames have taught, before the next batch; frames that wait then begin afresh."""
+        """Forgets what a session's frames have taught; a frame that is in flight is answered, and teaches nothing."""
         with self._changed:
             self._check_open(slot)
             self._resets.append(slot)
@@ -158,7 +176,7 @@ class Engine:
         self._add(FrameCall(job, done, time.monotonic()))
 
     def cancel(self, slot: int, seq: int) -> bool:
-        """Takes a frame back if it still waits: True, and its `done` is never called."""
+        """Takes a frame back if it has not begun: True, and its `done` is never called."""
         with self._changed:
             return self._queue.cancel(slot, seq) is not None
 
@@ -189,6 +207,10 @@ class Engine:
             self._queue.add(call, time.monotonic())
             self._changed.notify()
 
+    def _seed(self, stage: Stage, size: int, seconds: float) -> None:
+        with self._changed:
+            self._queue.seed(stage, size, seconds)
+
     def _check_open(self, slot: int) -> None:
         if not 0 <= slot < self.capacity or slot in self._free:
             raise ValueError(f"slot {slot} is not open; open_slot() gives one of 0..{self.capacity - 1}")
@@ -196,51 +218,51 @@ class Engine:
     # the engine's thread --------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Take, run, give."""
-        batch = self._take()
-        frames = [call for call in batch if isinstance(call, FrameCall)]
-        if frames:
+        """Take an action, run it, give the answers that came of it."""
+        action = self._take()
+        if action is not None:
             began = time.monotonic()
-            answers = guarded(partial(self._pipeline.run, [call.job for call in frames]))
-            if isinstance(answers, LegatoError):
-                answers = [answers] * len(frames)
-            for call, answer in zip(frames, answers, strict=True):
-                self._give(call, answer, began - call.since)
-        for drawn in batch:
-            if isinstance(drawn, SynthesisCall):
-                self._give(drawn, guarded(partial(self._pipeline.synthesize, drawn)))
+            ended = self._stages.run(action)
+            now = time.monotonic()
+            broken = any(type(result) is LegatoError for result in ended.values())
+            with self._changed:
+                left = self._queue.done(action, now, 0.0 if broken else now - began, ended=ended)
+            for call in left:
+                self._give(call, ended[call])
         self._beat()
 
-    def _take(self) -> list[Call]:
-        """The next batch; empty when none came up within a heartbeat. New slots are reset, closed ones answered."""
+    def _take(self) -> Action | None:
+        """The next action; None when none came up within a heartbeat. New slots are reset, closed ones answered."""
         with self._changed:
-            batch = self._queue.take(now := time.monotonic(), flush=self._stopping)
+            action = self._queue.next(now := time.monotonic(), flush=self._stopping)
             idle = not self.background.ready or len(self._queue)  # calls that wait for company wait beside a clip too
-            if not batch and not self._closed and not self._stopping and idle:
+            if action is None and not self._closed and not self._stopping and idle:
                 self._changed.wait(min(self._queue.wake_time(now) - now, HEARTBEAT_SECONDS))
-                batch = self._queue.take(time.monotonic(), flush=self._stopping)
+                action = self._queue.next(time.monotonic(), flush=self._stopping)
             resets, self._resets = self._resets, []
             closed, self._closed = self._closed, []
             self._observer.queue(len(self._queue))
+        self._stages.abandon(closed)
         for slot in resets:
             self._pipeline.reset(slot)
         for call in closed:
-            self._give(call, NotFound("the session was closed before this frame ran", reason="SESSION_CLOSED"))
-        return batch
+            self._give(call, NotFound("the session was closed before this frame was done", reason="SESSION_CLOSED"))
+        return action
 
     def _pause(self) -> None:
         """Between two parts of a clip: what waits is run first. Raises ShuttingDown after `stop`."""
         self._beat()
         until = time.monotonic() + PATIENCE_SECONDS
-        while (len(self._queue) or self._closed) and time.monotonic() < until:
+        while (self._queue.busy or self._closed) and time.monotonic() < until:
             self.step()
         if self._stopping:
             raise stopping()
 
-    def _give(self, call: Call, result: Any, queued: float = 0.0) -> None:
-        """Answers a call; `queued` is the seconds that it waited."""
-        if isinstance(result, FrameAnswer):
-            result = replace(result, stage_seconds={"queue": queued, **result.stage_seconds})
+    def _give(self, call: Call, result: Any) -> None:
+        """Answers a call."""
+        if isinstance(result, FrameAnswer) and isinstance(call, FrameCall):
+            waited = max(0.0, time.monotonic() - call.since - sum(result.stage_seconds.values()))
+            result = replace(result, stage_seconds={"queue": waited, **result.stage_seconds})
             self._observer.steps(result.steps)
             if not math.isnan(result.psnr_db):
                 self._observer.psnr(result.psnr_db)
@@ -258,10 +280,10 @@ class Engine:
         try:
             if self.options.threads:
                 torch.set_num_threads(self.options.threads)
-            warm_up(self._pipeline, self.options.batch_buckets, self._beat)
+            warm_up(self._pipeline, self.options.batch_buckets, self._beat, self._seed)
             self.ready = not self._stopping
             self._started.set()
-            while not self._stopping or (len(self._queue) and time.monotonic() < self._drain_until):
+            while not self._stopping or (self._queue.busy and time.monotonic() < self._drain_until):
                 self.step()
                 self.background.run_next(self._pause)
         except BaseException as error:

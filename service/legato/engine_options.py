@@ -18,6 +18,7 @@ class EngineOptions:
 
     max_sessions: int = 16
     batch_buckets: tuple[int, ...] = (1, 2, 4, 8)  # warmed before the engine is ready; the queue forms these
+    in_flight: int = 32  # frames between two of their stages
     max_steps: int = 16
     threads: int = 0  # of torch on the CPU; 0 leaves them as they are
     precision: Precision = "auto"  # inside the convolutions; auto: bfloat16 where the device multiplies it natively

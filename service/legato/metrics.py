@@ -62,6 +62,9 @@ class Metrics:
         self.clip_inversions = counter("legato_clip_inversions_total", "Calls of InvertClip that ended", ["outcome"])
         self.clip_seconds = histogram("legato_clip_seconds", "Time that a clip's inversion took", buckets=CLIP_SECONDS)
         self.clip_steps = counter("legato_clip_steps_total", "Steps of clips that were inverted")
+        self.state_bytes = gauge(
+            "legato_state_bytes", "Memory of the model's device that is kept for each one", ["kind"]
+        )
         self.engine_heartbeat = gauge(
             "legato_engine_heartbeat_timestamp_seconds", "Last sign of life of the engine, seconds since the epoch"
         )
@@ -91,6 +94,11 @@ class Metrics:
     def queue(self, depth: int) -> None:
         """`depth` frames wait."""
         self.queue_depth.set(depth)
+
+    def memory(self, session: int, in_flight: int) -> None:
+        """What is kept for each session, and for each frame in flight: bytes."""
+        self.state_bytes.labels("session").set(session)
+        self.state_bytes.labels("frame_in_flight").set(in_flight)
 
     def heartbeat(self) -> None:
         """The engine lives."""

@@ -82,6 +82,7 @@ class FrameJob:
     arrival: float = 0.0  # monotonic seconds
     deadline: float = math.inf  # monotonic seconds
     flow: Flow | None = None
+    droppable: bool = False  # may be passed over where it cannot be answered before its deadline
 
 
 @dataclass(frozen=True, slots=True)

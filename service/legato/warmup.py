@@ -1,24 +1,53 @@
-"""What a device does for the first time it does before a client waits for it."""
+"""What a device does for the first time it does before a client waits for it, and what it costs is measured."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from legato.calls import Stage
 from legato.errors import LegatoError
+from legato.flights import Flight
 from legato.pipeline import Pipeline
 from legato.types import Edit, Frame, FrameJob
 
 
-def warm_up(pipeline: Pipeline, sizes: Sequence[int], beat: Callable[[], None]) -> None:
-    """Runs batches of every size plain, with an edit, and with a step, on nobody's frames; `beat` after each size."""
+def warm_up(
+    pipeline: Pipeline,
+    sizes: Sequence[int],
+    beat: Callable[[], None],
+    seed: Callable[[Stage, int, float], None] = lambda stage, size, seconds: None,
+) -> None:
+    """Runs batches of every size plain, then twice with an edit and a step, on nobody's frames; `beat` after each size.
+
+    `seed` is told what each stage cost, by what it took the last time.
+    """
     r, known = pipeline.resolution, pipeline.directions.names
     frame = Frame(np.random.default_rng(0).integers(0, 256, (r, r, 3), np.uint8))
     edits = (Edit(known[0], 0.0),) if known else ()
+    steps = min(1, pipeline.max_steps)
     for size in sizes:
-        for asked, steps in (((), 0), (edits, 0), (edits, min(1, pipeline.max_steps))):
-            for answer in pipeline.run([FrameJob(-1, 0, frame, asked, max_steps=steps)] * size):
-                if isinstance(answer, LegatoError):
-                    raise answer
+        for job in (FrameJob(-1, 0, frame), *[FrameJob(-1, 0, frame, edits, max_steps=steps)] * 2):
+            costs = _run(pipeline, [job] * size)
+        for stage, seconds in costs.items():
+            seed(stage, size, seconds)
         beat()
+
+
+def _run(pipeline: Pipeline, jobs: list[FrameJob]) -> dict[Stage, float]:
+    """The seconds of each stage. Raises what a job was answered with, where that is no answer."""
+    times = [time.perf_counter()]
+    begun = pipeline.begin(jobs)
+    flights = [flight for flight in begun if isinstance(flight, Flight)]
+    times.append(time.perf_counter())
+    if jobs[0].max_steps:
+        pipeline.step(flights)
+    times.append(time.perf_counter())
+    for answer in [*begun, *pipeline.finish(flights)]:
+        if isinstance(answer, LegatoError):
+            raise answer
+    times.append(time.perf_counter())
+    stages = (Stage.ENCODE, Stage.REFINE, Stage.SYNTHESIZE)
+    return {stage: end - begin for stage, begin, end in zip(stages, times, times[1:], strict=False)}

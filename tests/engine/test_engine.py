@@ -44,6 +44,9 @@ class Recorder:
     def queue(self, depth: int) -> None:
         self.heard.append(("queue", depth))
 
+    def memory(self, session: int, in_flight: int) -> None:
+        self.heard.append(("memory", session, in_flight))
+
     def heartbeat(self) -> None:
         self.heard.append(("heartbeat",))
 
@@ -337,7 +340,16 @@ def test_a_warm_up_that_fails_is_told(model: Model, monkeypatch: pytest.MonkeyPa
 
 def test_settings_of_a_server_default_to_those_of_the_engine() -> None:
     settings, options = EngineConfig(), EngineOptions()
-    for name in ("max_sessions", "batch_buckets", "max_steps", "threads", "precision", "clips", "clip_rows"):
+    for name in (
+        "max_sessions",
+        "batch_buckets",
+        "in_flight",
+        "max_steps",
+        "threads",
+        "precision",
+        "clips",
+        "clip_rows",
+    ):
         assert getattr(settings, name) == getattr(options, name), name
     for name in ("lr", "flow_weight", "prior_weight"):
         assert getattr(settings, f"refine_{name}") == getattr(options.tracker, name), name

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legato.calls import Call, FrameCall
+from legato.calls import Call, Stage
 from legato.errors import ConfigError, Overloaded
 from legato.scheduler import Scheduler
-from legato.types import Frame, FrameJob
-
-FRAME = Frame(np.zeros((1, 1, 3), np.uint8))
-WAIT = 0.004
+from tests.scheduler.machine import WAIT, call, names, scheduler
 
 
-def scheduler(capacity: int = 64, buckets: tuple[int, ...] = (1, 2, 4), patience: float = 1.0) -> Scheduler:
-    return Scheduler(capacity=capacity, buckets=buckets, max_wait=WAIT, patience=patience, recent_seconds=0.25)
-
-
-def call(slot: int, seq: int, deadline: float = math.inf) -> FrameCall:
-    return FrameCall(FrameJob(slot, seq, FRAME, deadline=deadline), lambda answer: None)
-
-
-def names(batch: Sequence[Call]) -> list[tuple[int, int]]:
-    return [(item.slot, item.seq) for item in batch]
+def take(queue: Scheduler, now: float, *, flush: bool = False) -> list[Call]:
+    """The next batch of new calls, run to its end at once."""
+    action = queue.next(now, flush=flush)
+    if action is None:
+        return []
+    assert action.stage is Stage.ENCODE
+    assert queue.done(action, now, 0.0) == []
+    while (after := queue.next(now)) is not None and after.stage is not Stage.ENCODE:
+        left = queue.done(after, now, 0.0)
+        if set(left) == set(action.calls):
+            return list(action.calls)
+    raise AssertionError(f"something else runs before these are answered: {after}")
 
 
 def test_empty() -> None:
     queue = scheduler()
-    assert queue.take(0.0) == []
-    assert queue.take(0.0, flush=True) == []
+    assert take(queue, 0.0) == []
+    assert take(queue, 0.0, flush=True) == []
     assert queue.wake_time(0.0) == math.inf
     assert len(queue) == 0
+    assert not queue.busy
 
 
 def test_single_stream_is_never_kept_waiting() -> None:
@@ -46,7 +44,7 @@ def test_single_stream_is_never_kept_waiting() -> None:
         now = seq * 0.033
         queue.add(call(0, seq), now)
         assert queue.wake_time(now) == now
-        assert names(queue.take(now)) == [(0, seq)]
+        assert names(take(queue, now)) == [(0, seq)]
 
 
 def test_one_call_of_a_slot_in_a_batch_in_order() -> None:
@@ -54,7 +52,7 @@ def test_one_call_of_a_slot_in_a_batch_in_order() -> None:
     for seq in range(3):
         queue.add(call(7, seq, deadline=3.0 - seq), 0.0)  # later ones are more urgent, and still come later
         queue.add(call(8, seq), 0.0)
-    taken = [queue.take(0.0) for _ in range(3)]
+    taken = [take(queue, 0.0) for _ in range(3)]
     assert [sorted(names(batch)) for batch in taken] == [[(7, seq), (8, seq)] for seq in range(3)]
     assert len(queue) == 0
 
@@ -64,20 +62,20 @@ def test_earliest_deadline_first() -> None:
     queue.add(call(0, 1), 0.0)
     queue.add(call(1, 1, deadline=0.3), 0.0)
     queue.add(call(2, 1, deadline=0.1), 0.0)
-    assert names(queue.take(0.0)) == [(2, 1), (1, 1)]
-    assert names(queue.take(0.0, flush=True)) == [(0, 1)]
+    assert names(take(queue, 0.0)) == [(2, 1), (1, 1)]
+    assert names(take(queue, 0.0, flush=True)) == [(0, 1)]
 
 
 def test_waits_for_recent_slots_at_most_max_wait() -> None:
     queue = scheduler()
     queue.add(call(0, 1), 0.0)
     queue.add(call(1, 1), 0.0)
-    queue.take(0.0)
+    take(queue, 0.0)
     queue.add(call(0, 2), 0.1)
-    assert queue.take(0.1) == []  # slot 1 has just been there: its next frame may come any moment
+    assert take(queue, 0.1) == []  # slot 1 has just been there: its next frame may come any moment
     assert queue.wake_time(0.1) == 0.1 + WAIT
-    assert queue.take(0.1 + WAIT / 2) == []
-    assert names(queue.take(0.1 + WAIT)) == [(0, 2)]
+    assert take(queue, 0.1 + WAIT / 2) == []
+    assert names(take(queue, 0.1 + WAIT)) == [(0, 2)]
 
 
 def test_everybody_is_there_so_nobody_waits() -> None:
@@ -86,27 +84,27 @@ def test_everybody_is_there_so_nobody_waits() -> None:
         now = seq * 0.033
         queue.add(call(0, seq), now)
         queue.add(call(1, seq), now + 0.001)
-        assert sorted(names(queue.take(now + 0.001))) == [(0, seq), (1, seq)]
+        assert sorted(names(take(queue, now + 0.001))) == [(0, seq), (1, seq)]
 
 
 def test_silent_slots_are_not_waited_for() -> None:
     queue = scheduler()
     queue.add(call(0, 1), 0.0)
     queue.add(call(1, 1), 0.0)
-    queue.take(0.0)
+    take(queue, 0.0)
     queue.add(call(0, 2), 1.0)
-    assert names(queue.take(1.0)) == [(0, 2)]
+    assert names(take(queue, 1.0)) == [(0, 2)]
 
 
 def test_forgotten_slots_are_not_waited_for() -> None:
     queue = scheduler()
     queue.add(call(0, 1), 0.0)
     queue.add(call(1, 1), 0.0)
-    queue.take(0.0)
+    take(queue, 0.0)
     queue.add(call(1, 2), 0.01)
     assert [item.seq for item in queue.forget(1)] == [2]
     queue.add(call(0, 2), 0.02)
-    assert names(queue.take(0.02)) == [(0, 2)]
+    assert names(take(queue, 0.02)) == [(0, 2)]
     assert len(queue) == 0
 
 
@@ -114,10 +112,10 @@ def test_full_batch_does_not_wait() -> None:
     queue = scheduler()
     for slot in range(5):
         queue.add(call(slot, 1), 0.0)
-    queue.take(0.0)
+    take(queue, 0.0)
     for slot in range(4):
         queue.add(call(slot, 2), 0.01)
-    assert len(queue.take(0.01)) == 4  # slot 4 is missing, but there is no room for it
+    assert len(take(queue, 0.01)) == 4  # slot 4 is missing, but there is no room for it
 
 
 @pytest.mark.parametrize(("waiting", "formed"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4)])
@@ -125,7 +123,7 @@ def test_batch_is_the_largest_bucket_that_fills(waiting: int, formed: int) -> No
     queue = scheduler()
     for slot in range(waiting):
         queue.add(call(slot, 1), 0.0)
-    assert len(queue.take(0.0)) == formed
+    assert len(take(queue, 0.0)) == formed
     assert len(queue) == waiting - formed
 
 
@@ -133,16 +131,16 @@ def test_calls_of_nobody_share_a_batch() -> None:
     queue = scheduler()
     for seq in range(4):
         queue.add(call(-1, seq), 0.0)
-    assert names(queue.take(0.0)) == [(-1, seq) for seq in range(4)]
+    assert names(take(queue, 0.0)) == [(-1, seq) for seq in range(4)]
 
 
 def test_flush_does_not_wait() -> None:
     queue = scheduler()
     queue.add(call(0, 1), 0.0)
     queue.add(call(1, 1), 0.0)
-    queue.take(0.0)
+    take(queue, 0.0)
     queue.add(call(0, 2), 0.01)
-    assert names(queue.take(0.01, flush=True)) == [(0, 2)]
+    assert names(take(queue, 0.01, flush=True)) == [(0, 2)]
 
 
 def test_full_queue_refuses_and_says_so() -> None:
@@ -152,7 +150,7 @@ def test_full_queue_refuses_and_says_so() -> None:
     with pytest.raises(Overloaded, match="2 frames") as caught:
         queue.add(call(1, 1), 0.0)
     assert caught.value.reason == "QUEUE_FULL"
-    queue.take(0.0)
+    take(queue, 0.0)
     queue.add(call(1, 1), 0.0)
 
 
@@ -169,7 +167,7 @@ def test_cancel() -> None:
     alone = queue.cancel(-1, 9)
     assert alone is not None
     assert alone.seq == 9
-    assert [names(queue.take(0.0)) for _ in range(2)] == [[(0, 1)], [(0, 3)]]
+    assert [names(take(queue, 0.0)) for _ in range(2)] == [[(0, 1)], [(0, 3)]]
 
 
 def test_drain_keeps_the_order_of_submission() -> None:
@@ -179,7 +177,7 @@ def test_drain_keeps_the_order_of_submission() -> None:
         queue.add(call(slot, seq), 0.0)
     assert names(queue.drain()) == sent
     assert len(queue) == 0
-    assert queue.take(1.0) == []
+    assert take(queue, 1.0) == []
 
 
 def test_nothing_starves() -> None:
@@ -191,7 +189,7 @@ def test_nothing_starves() -> None:
         now = tick * 0.02
         for slot in range(3):
             queue.add(call(slot, tick, deadline=now - 5.0), now)
-        served += queue.take(now, flush=True)
+        served += take(queue, now, flush=True)
     before = served[: names(served).index((99, 0))]
     assert before
     assert all(item.seq * 0.02 <= 1.0 for item in before)
@@ -223,7 +221,7 @@ def test_every_call_leaves_once_and_in_order(acts: list[tuple[str, int, float, f
                 queue.add(call(slot, count, now + due), now)
                 waiting[slot].append(count)
         elif act in ("take", "flush"):
-            batch = names(queue.take(now, flush=act == "flush"))
+            batch = names(take(queue, now, flush=act == "flush"))
             assert len(batch) in (0, 1, 2, 4)
             owned = [taken for taken, _ in batch if taken >= 0]
             assert len(owned) == len(set(owned))

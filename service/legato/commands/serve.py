@@ -87,11 +87,15 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
         encoder,
         directions,
         queue=Scheduler(
-            capacity=settings.queue_size, buckets=settings.batch_buckets, max_wait=settings.max_wait_seconds
+            capacity=settings.queue_size,
+            buckets=settings.batch_buckets,
+            max_wait=settings.max_wait_seconds,
+            in_flight=settings.in_flight,
         ),
         options=EngineOptions(
             max_sessions=settings.max_sessions,
             batch_buckets=settings.batch_buckets,
+            in_flight=settings.in_flight,
             max_steps=settings.max_steps,
             clips=settings.clips,
             clip_rows=settings.clip_rows,

@@ -216,6 +216,7 @@ class SessionStream:
             arrival=work.arrival,
             deadline=work.arrival + deadline if deadline else math.inf,
             flow=flow,
+            droppable=self.session.policy is Policy.LATEST,
         )
 
     async def _submit(self, work: Work, job: FrameJob) -> None:

@@ -1,0 +1,81 @@
+"""What a stage costs, as measured: a moving quantile of the seconds per (stage, batch size). No torch here."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+
+
+class Costs:
+    """Seconds that a batch of a stage takes.
+
+    A figure is the `quantile` of what was measured in the last `memory` seconds, at most `window` values. Older ones
+    are forgotten, so that a slow moment does not keep a stage from being tried again: then the seed counts, which is
+    what the warm-up measured.
+
+    Args:
+        buckets: batch sizes that are run, increasing, with 1 among them.
+        quantile: the fraction of measured batches that took no longer than the figure.
+        window: values that are kept of each stage and size.
+        memory: seconds after which a value is forgotten.
+    """
+
+    def __init__(
+        self, buckets: Sequence[int], *, quantile: float = 0.9, window: int = 64, memory: float = 10.0
+    ) -> None:
+        self._buckets = tuple(buckets)
+        self._quantile = quantile
+        self._window = window
+        self._memory = memory
+        self._seeds: dict[tuple[str, int], float] = {}
+        self._measured: dict[tuple[str, int], deque[tuple[float, float]]] = {}  # (when, seconds), oldest first
+        self._known: dict[tuple[str, int], float] = {}  # figures of `_measured` as it is
+
+    def seed(self, stage: str, size: int, seconds: float) -> None:
+        """What counts while nothing else was measured."""
+        self._seeds[stage, size] = seconds
+
+    def add(self, stage: str, size: int, seconds: float, now: float) -> None:
+        """A batch took `seconds`."""
+        values = self._measured.setdefault((stage, size), deque(maxlen=self._window))
+        values.append((now, seconds))
+        self._known.pop((stage, size), None)
+
+    def forget(self, now: float) -> None:
+        """Forgets what is too old at `now`."""
+        for key, values in self._measured.items():
+            while values and values[0][0] + self._memory < now:
+                values.popleft()
+                self._known.pop(key, None)
+
+    def bucket(self, count: int) -> int:
+        """The largest batch size that `count` >= 1 calls fill."""
+        return self._buckets[bisect_right(self._buckets, count) - 1]
+
+    def of(self, stage: str, size: int) -> float:
+        """Seconds of one batch. A size that was never run costs what the next smaller one does, per call; 0 where
+        nothing is known."""
+        for known in reversed(self._buckets[: bisect_right(self._buckets, size)]):
+            found = self._figure(stage, known)
+            if found is not None:
+                return found * size / known
+        return 0.0
+
+    def total(self, stage: str, count: int) -> float:
+        """Seconds of `count` >= 0 calls, in the largest batches that they fill."""
+        seconds = 0.0
+        while count:
+            size = self.bucket(count)
+            seconds += self.of(stage, size)
+            count -= size
+        return seconds
+
+    def _figure(self, stage: str, size: int) -> float | None:
+        values = self._measured.get((stage, size))
+        if not values:
+            return self._seeds.get((stage, size))
+        if (stage, size) not in self._known:
+            ranked = sorted(seconds for _, seconds in values)
+            self._known[stage, size] = ranked[min(int(self._quantile * len(ranked)), len(ranked) - 1)]
+        return self._known[stage, size]

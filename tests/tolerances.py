@@ -118,7 +118,7 @@ SAME_PICTURE = 1e-5  # figures of a picture that was drawn twice in float32, in 
 # Restoration.
 NOISE_LEVEL = Tolerance(rtol=0.1, atol=0.0)  # of 16384 pixels' noise; the picture under it is smooth, not flat
 LEFT_OUT = Tolerance(rtol=1e-8, atol=1e-8)  # float64 least squares by another way
-WRITTEN_DB = {"rel": 0.0, "abs": 0.1}  # PSNR of what was made, against that of its pictures of 8 bits
-REPORTED = {"rel": 0.0, "abs": 1e-3}  # a figure of a report that rounds to three places
-ESTIMATED_NOISE = {"rel": 0.1, "abs": 0.0}  # of 24,000 normal values by their median
-DRAWN_NOISE = {"rel": 0.05, "abs": 0.0}  # deviation of some thousand normal values, clipped at 5 deviations
+WRITTEN_DB = 0.1  # PSNR of what was made, against that of its pictures of 8 bits
+REPORTED = 1e-3  # a figure of a report that rounds to three places
+ESTIMATED_NOISE = 0.1  # relative; of 24,000 normal values by their median
+DRAWN_NOISE = 0.05  # relative; deviation of some thousand normal values, clipped at 5 deviations

@@ -98,9 +98,9 @@ def test_clean_pictures_are_degraded_first_and_compared(
         )
         for folder in (pictures, out / "heads" / "restored")
     )
-    assert report["psnr_db"] == pytest.approx(float(psnr(made, truth).mean()), **WRITTEN_DB)
+    assert report["psnr_db"] == pytest.approx(float(psnr(made, truth).mean()), abs=WRITTEN_DB)
     bicubic = SuperResolve(4).baseline(SuperResolve(4).apply(truth))
-    assert report["baseline_psnr_db"] == pytest.approx(float(psnr(bicubic, truth).mean()), **REPORTED)
+    assert report["baseline_psnr_db"] == pytest.approx(float(psnr(bicubic, truth).mean()), abs=REPORTED)
     assert (out / "heads" / "comparison.png").exists()
 
 
@@ -128,12 +128,12 @@ def test_noise_is_estimated_where_it_is_not_told(model: Path, pictures: Path) ->
     found, seen = task_of("denoise", sources, SIDE).seen(images)
     assert isinstance(found, Denoise)
     assert seen is images
-    assert found.noise == pytest.approx(0.2, **ESTIMATED_NOISE)
+    assert found.noise == pytest.approx(0.2, rel=ESTIMATED_NOISE)
     told, _ = task_of("denoise", sources, SIDE, noise=51.0).seen(images)
     assert isinstance(told, Denoise)
     assert told.noise == pytest.approx(0.4)
     _, noisy = task_of("denoise", sources, SIDE, degrade=True).seen(torch.zeros(2, 3, SIDE, SIDE))
-    assert float(noisy.std()) == pytest.approx(25 / 127.5, **DRAWN_NOISE)
+    assert float(noisy.std()) == pytest.approx(25 / 127.5, rel=DRAWN_NOISE)
 
 
 def test_lost_pixels_are_lost_and_filled(model: Path, pictures: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_lost_pixels_are_lost_and_filled(model: Path, pictures: Path, tmp_path: 
     report = json.loads((out / "head1" / "report.json").read_text())
     assert report["codes"] == 2
     assert report["noise_levels"] is None
-    assert sum(report["importances"][0]) == pytest.approx(1.0, **REPORTED)
+    assert sum(report["importances"][0]) == pytest.approx(1.0, abs=REPORTED)
     assert (out / "head1" / "roles.png").exists()
 
 

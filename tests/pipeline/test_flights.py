@@ -54,6 +54,7 @@ def test_who_shares_the_batches_does_not_matter(model: Model, scenes: list[list[
         assert isinstance(together, FrameAnswer)
         assert isinstance(single, FrameAnswer)
         assert together.latents is not None
+        assert single.latents is not None
         np.testing.assert_allclose(together.latents, single.latents, **BATCH_LATENTS_FLOAT32)
         assert together.steps == single.steps
         assert list(together.stage_seconds) == list(single.stage_seconds)

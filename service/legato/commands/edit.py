@@ -27,6 +27,7 @@ which are inverted first by --method. DIR/NAME gets the pictures or clip, their 
 and a sheet of all side by side.
   legato edit out/clip/latents.npz --edit smile=2 --edit yaw=-1 --out out     both at once
   legato edit photo.png --sweep smile=-3:3:7 --sweep yaw=-2:2:5 --out out     each for itself
+  legato edit photo.png --edit smile=2 --within mouth.png --out out           nothing changes outside of the white of it
   legato edit a.npz --mix b.npz --layers 8-11 --out out                       content of a, style of b
   legato edit a.png --diffuse b.png --crop 64,72,56 --out out                 what is in the square of a, in b
   legato edit photo.png --transfer out/clip/latents.npz --out out             the photo moves as the clip did
@@ -73,6 +74,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--directions", type=Path, metavar="FILE", help="directions.safetensors, in place of the model's")
     how.add_argument(
         "--layers", type=_layers, metavar="N-M", help="of W+, as in 8-11 or 0,3 (default: all, but of --mix)"
+    )
+    how.add_argument(
+        "--within",
+        type=Path,
+        metavar="FILE",
+        help="of --edit: a picture, white where it may change (Style Intervention)",
     )
     how.add_argument("--between", type=_offline.count, default=5, metavar="N", help="of --interpolate (default: 5)")
     how.add_argument("--strength", type=float, default=1.0, metavar="X", help="of --transfer (default: 1)")
@@ -129,6 +136,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--diffuse needs one of --crop X,Y,SIDE and --mask FILE: what of IN is wanted")
     if args.diffuse is None and (args.crop is not None or args.mask is not None):
         raise ConfigError("--crop and --mask belong to --diffuse")
+    if args.within is not None and (not args.edit or args.sweep):
+        raise ConfigError("--within belongs to --edit, and goes without --sweep")
     if args.directions is not None and not (args.edit or args.sweep):
         raise ConfigError("--directions belongs to --edit, --sweep and --list")
     if args.transfer is None and args.strength != 1.0:
@@ -165,7 +174,9 @@ def _list(args: argparse.Namespace) -> int:
 def _edit(args: argparse.Namespace, job: Job, directions: Directions | None) -> int:
     """Everything that is made of codes."""
     from legato.offline import editing
+    from legato.offline.diffusing import read_mask
     from legato.offline.running import finish, open_codes, work_on
+    from legato.offline.within import edit_within
     from legato.offline.writing import write_json
 
     other = next((path for path in (args.mix, args.interpolate, args.transfer) if path is not None), None)
@@ -177,7 +188,8 @@ def _edit(args: argparse.Namespace, job: Job, directions: Directions | None) -> 
         makers.append(lambda codes: editing.between(codes, second, args.between))
     elif second is not None:
         makers.append(lambda codes: editing.move_as(codes, second, args.strength, args.layers))
-    if directions is not None:
+    region = read_mask(args.within, job.model.resolution) if args.within is not None else None
+    if directions is not None and region is None:
         if args.edit:
             makers.append(lambda codes: editing.edit(codes, directions, args.edit, args.layers))
         for each in args.sweep:
@@ -187,6 +199,8 @@ def _edit(args: argparse.Namespace, job: Job, directions: Directions | None) -> 
     def work(codes: Codes) -> dict[str, Any]:
         folder = job.folder(codes.name)
         files = [name for make in makers for name in editing.write_edited(folder, make(codes), job.model.generator)]
+        if region is not None and directions is not None:
+            files += edit_within(codes, directions, args.edit, region, args.layers, job.model.generator, folder)
         report = {"name": codes.name, "frames": len(codes.labels), "inverted_by": codes.method, "files": files}
         write_json(folder / "edit.json", report | {"asked": _asked(args), "model_digest": codes.model_digest})
         return report
@@ -226,7 +240,7 @@ def _diffuse(args: argparse.Namespace, job: Job) -> int:
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """What a command asked for, for its report."""
-    plain = ("mix", "interpolate", "transfer", "diffuse", "directions", "mask")
+    plain = ("mix", "interpolate", "transfer", "diffuse", "directions", "mask", "within")
     asked = {name: str(getattr(args, name)) for name in plain if getattr(args, name) is not None}
     more = {"edit": {edit.direction: edit.strength for edit in args.edit}, "sweep": args.sweep}
     more |= {"layers": args.layers, "crop": args.crop}

@@ -84,7 +84,7 @@ def read_mask(path: Path, resolution: int) -> Tensor:
     rows = np.arange(resolution) * image.shape[0] // resolution  # the nearest: a mask has no gray
     mask = torch.from_numpy((image.max(2) > 127)[rows][:, rows])[None, None].float()
     if not bool(mask.any()):
-        raise InvalidInput(f"the mask {path} is black: nothing of the target is wanted; make it white where it is")
+        raise InvalidInput(f"the mask {path} is black: nothing is wanted of the picture; make it white where it is")
     return mask
 
 

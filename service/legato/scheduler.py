@@ -35,11 +35,11 @@ class Scheduler:
 
     **Steps.** A frame takes another one if by what the stages cost it can still be answered before its deadline, with
     all that is more urgent done before it; one without a deadline takes all that it asked for. Frames that wait are
-    encoded before the next step, to take it together. A step that would make another call late lets that one go first.
-    A droppable call has to be answered at the pace at which its slot sends them, too: the next one is about to overtake
-    it. So under overload quality falls first. Then droppable calls that cannot be answered before their own deadline
-    are dropped, except that a slot gets one answer per `patience` whatever its deadlines are. Then `overloaded` says
-    that nobody new should come.
+    encoded before the next step, to take it together, and a step that would make another call late lets that one go
+    first. A droppable call has to be answered at the pace at which its slot sends them, too: the next one is about to
+    overtake it. So under overload quality falls first. Then droppable calls that cannot be answered before their own
+    deadline are dropped, except that a slot gets one answer per `patience` whatever its deadlines are. Then
+    `overloaded` says that nobody new should come.
 
     Args:
         capacity: calls that may wait; one more is refused.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import legato
 from legato import config, logs
 from legato.errors import ConfigError
+from legato.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from legato.config import Config, EngineConfig
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves until stopped. Raises ConfigError, ModelFileError, BackendUnavailable for what keeps it from starting."""
     flags = {name: getattr(args, name) for name in config.all_keys() if getattr(args, name) is not None}
     settings = config.load(args.config, flags=flags)
+    keep_freed_memory()
     logs.configure(settings.server.log_format, settings.server.log_level)
     asyncio.run(_serve(settings))
     return 0
@@ -121,6 +124,8 @@ async def _serve(settings: Config) -> None:
     async with Server(settings, metrics) as server:
         engine = await asyncio.to_thread(build_engine, settings.engine, metrics)
         await asyncio.to_thread(engine.start)
+        gc.collect()
+        gc.freeze()  # the model's objects stay: to look through them takes 0.1 s, during which no frame runs
         try:
             await server.start(engine)
             with _announced(server, engine, settings):

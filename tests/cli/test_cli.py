@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     overview = capsys.readouterr().out
     for name in found:
-        assert f"\n    {name} " in overview
+        assert re.search(rf"\n    {name}\s", overview)
         with pytest.raises(SystemExit) as ended:
             cli.main([name, "--help"])
         assert ended.value.code == 0

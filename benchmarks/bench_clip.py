@@ -14,13 +14,14 @@ import time
 import numpy as np
 import torch
 
+from legato.answering import to_pixels
 from legato.editing.directions import load_directions
 from legato.engine_options import EngineOptions, compute_dtype
 from legato.inversion.method import parse_method
 from legato.inversion.methods import Networks, invert_clips
 from legato.inversion.pauses import pausing
 from legato.models import load_encoder, load_generator
-from legato.pipeline import Pipeline, to_pixels
+from legato.pipeline import Pipeline
 from legato.types import Frame, FrameJob
 
 MODEL = "heads-128"

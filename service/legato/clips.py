@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from legato.answering import to_pixels
 from legato.background import Pause
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput
@@ -19,7 +20,6 @@ from legato.inversion.pauses import pausing
 from legato.losses import psnr
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
-from legato.pipeline import to_pixels
 from legato.types import ClipAnswer, ClipJob, ClipMethod
 
 MAX_CODES = 32  # of multi_code; the paper's gain ends at about 20

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -12,6 +14,8 @@ from legato.inversion.streaming import TrackerState
 from legato.models import GeneratorConfig
 from legato.models.flow import MAX_SIDE
 from legato.types import FrameJob
+
+Observe = Callable[[str, int, float], None]  # stage, frames in the batch, seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +27,22 @@ class Flight:
     taken: int = 0  # refine steps
     kept: bool = True  # whether it moves on the state of its slot
     stage_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Stopwatch:
+    """Times stages: each frame keeps its own seconds, and `observe` hears of every batch."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._observe = observe
+
+    @contextmanager
+    def __call__(self, flights: Sequence[Flight], name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        for flight in flights:
+            flight.stage_seconds[name] = flight.stage_seconds.get(name, 0.0) + seconds
+        self._observe(name, len(flights), seconds)
 
 
 class Flights:

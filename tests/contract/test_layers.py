@@ -21,6 +21,7 @@ STAGES: list[set[str]] = [
     {"losses", "synthetic"},
     {"inversion", "editing", "restoration"},
     {"flights", "warping"},
+    {"answering"},
     {"pipeline"},
     {"clips", "engine_options", "stages", "warmup"},
     {"engine"},

@@ -1,11 +1,12 @@
 """The last stage of frames in flight: edit, synthesize, move the streams' state on, answer.
 
-The edit comes before the synthesis so that reconstructions and edited images are one synthesis batch.
+The edits come before the synthesis, so that the reconstructions and every edited image of all frames are one batch.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,8 +21,9 @@ from legato.flights import Flight, Flights, Stopwatch
 from legato.inversion.streaming import Tracker, TrackerState
 from legato.losses import l1, psnr
 from legato.models.generator import Generator
-from legato.types import FrameAnswer, FrameJob
+from legato.types import Edit, FrameAnswer, FrameJob
 
+IMAGE_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)  # larger batches gain nothing on a CPU: 16 images take 1.1 times what 2 x 8 do
 NOT_FINITE = "the model gave NaN or infinity for this frame; its session goes on as before it"
 
 
@@ -34,7 +36,8 @@ class _Last:
     images: Tensor  # [N, 3, R, R] in [-1, 1]
     state: TrackerState  # N rows
     rebuilt: list[int] = field(default_factory=list)  # rows that have a reconstruction
-    edited: list[int] = field(default_factory=list)  # rows that have an edited image
+    edited: list[int] = field(default_factory=list)  # the row of each edited image, in their order
+    edits: list[tuple[Edit, ...]] = field(default_factory=list)  # and its edits
 
 
 class Answering:
@@ -44,13 +47,22 @@ class Answering:
         generator, directions: the model.
         tracker: is told the residual of frames that took no step.
         stage: times what is done.
+        image_sizes: how many images are synthesized at a time: with 1 among them, increasing.
     """
 
-    def __init__(self, generator: Generator, directions: Directions, tracker: Tracker, stage: Stopwatch) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        directions: Directions,
+        tracker: Tracker,
+        stage: Stopwatch,
+        image_sizes: Sequence[int],
+    ) -> None:
         self._generator = generator
         self._directions = directions
         self._tracker = tracker
         self._stage = stage
+        self._sizes = tuple(image_sizes)
 
     @torch.inference_mode()
     def answer(self, flights: Sequence[Flight], work: Flights, slots: TrackerState) -> list[FrameAnswer | LegatoError]:
@@ -69,19 +81,21 @@ class Answering:
         return self._settle(last, latents, images, slots)
 
     def _edit(self, last: _Last, latents: Tensor) -> Tensor:
-        """Edited latents [E, L, D] of the rows that ask for an edited image, which it notes."""
-        last.edited = [row for row, job in enumerate(last.jobs) if job.edits and job.outputs.edited]
-        return self._directions.edit(latents[last.edited], [last.jobs[row].edits for row in last.edited])
+        """Latents [E, L, D] of the E edited images that are asked for, which it notes; moved in W+."""
+        wanted = [(row, edits) for row, job in enumerate(last.jobs) for edits in job.edited]
+        last.edited, last.edits = [row for row, _ in wanted], [edits for _, edits in wanted]
+        return self._directions.move(latents[last.edited], last.edits)
 
     def _synthesize(self, last: _Last, latents: Tensor, edited: Tensor) -> Tensor:
         """Images [M + E, 3, R, R]: reconstructions where they are asked for or the tracker needs them, then edits."""
         age = last.state.age.tolist()
         last.rebuilt = [row for row, job in enumerate(last.jobs) if job.outputs.reconstruction or age[row] > 0]
         codes = torch.cat([latents[last.rebuilt], edited])
-        if not len(codes):
-            return last.images[:0]
-        images: Tensor = self._generator(codes)
-        return images
+        edits = [()] * len(last.rebuilt) + last.edits
+        parts = [last.images[:0]]
+        for part in _parts(len(codes), self._sizes):
+            parts.append(self._directions.draw(self._generator, codes[part], edits[part]))
+        return parts[1] if len(parts) == 2 else torch.cat(parts)
 
     def _settle(
         self, last: _Last, latents: Tensor, images: Tensor, slots: TrackerState
@@ -98,19 +112,22 @@ class Answering:
         slots.scatter([job.slot for job in jobs], state, kept)
         pixels = to_pixels(images)
         rebuilt = dict(zip(last.rebuilt, pixels, strict=False))
-        edited = dict(zip(last.edited, pixels[len(last.rebuilt) :], strict=True))
+        edited: dict[int, list[NDArray[np.uint8]]] = {}
+        for row, image in zip(last.edited, pixels[len(last.rebuilt) :], strict=True):
+            edited.setdefault(row, []).append(image)
         return [
             LegatoError(NOT_FINITE, reason="NOT_FINITE")
             if row in spoiled
             else FrameAnswer(
                 seq=job.seq,
                 reconstruction=rebuilt[row] if job.outputs.reconstruction else None,
-                edited=edited.get(row),
+                edited=edited[row].pop(0) if row in edited and job.edits else None,
                 latents=latents[row].cpu().numpy() if job.outputs.latents else None,
                 psnr_db=db.get(row, math.nan),
                 steps=flight.taken,
                 state_version=int(state.version[row]),
                 stage_seconds=flight.stage_seconds,
+                variants=tuple(edited.get(row, ())),
             )
             for row, (job, flight) in enumerate(zip(jobs, last.flights, strict=True))
         ]
@@ -128,6 +145,16 @@ class Answering:
         if still:
             self._tracker.observe(state, index[still], l1(rebuilt[still], frames[still]))
         return dict(zip(last.rebuilt, psnr(rebuilt, frames).tolist(), strict=True))
+
+
+def _parts(count: int, sizes: Sequence[int]) -> list[slice]:
+    """`count` rows in the largest batches that they fill."""
+    parts, first = [], 0
+    while first < count:
+        last = first + sizes[bisect_right(sizes, count - first) - 1]
+        parts.append(slice(first, last))
+        first = last
+    return parts
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

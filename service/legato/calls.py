@@ -39,13 +39,18 @@ class Action:
     stage: Stage
     calls: tuple[Call, ...]
 
+    @property
+    def load(self) -> int:
+        """What it costs depends on this: the images of a synthesis, the calls of another stage."""
+        return sum(call.images for call in self.calls) if self.stage is Stage.SYNTHESIZE else len(self.calls)
+
 
 class Call(Protocol):
     """Something for the engine to run: where it stands in the queue, and how it is answered.
 
     Calls of slot -1 belong to no session and have no order among them. `deadline` is in monotonic seconds, inf for
-    none. `stage` is the first, `steps` how many refine steps are wanted at most. One that is `droppable` may be
-    dropped where it cannot be answered before its deadline.
+    none. `stage` is the first, `steps` how many refine steps are wanted at most, `images` how many are synthesized. One
+    that is `droppable` may be dropped where it cannot be answered before its deadline.
     """
 
     @property
@@ -58,6 +63,8 @@ class Call(Protocol):
     def stage(self) -> Stage: ...
     @property
     def steps(self) -> int: ...
+    @property
+    def images(self) -> int: ...
     @property
     def droppable(self) -> bool: ...
     def give(self, result: Any) -> None:
@@ -93,6 +100,10 @@ class FrameCall:
         return self.job.max_steps
 
     @property
+    def images(self) -> int:
+        return self.job.images
+
+    @property
     def droppable(self) -> bool:
         return self.job.droppable
 
@@ -114,6 +125,7 @@ class SynthesisCall:
     deadline: float = math.inf
     stage: Stage = Stage.DRAW
     steps: int = 0
+    images: int = 1
     droppable: bool = False
 
     def give(self, result: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 
 
 class Costs:
-    """Seconds that a batch of a stage takes.
+    """Seconds that a batch of a stage takes, by its size: images of a synthesis, calls of another stage.
 
     A figure is the `quantile` of what was measured in the last `memory` seconds, at most `window` values. Older ones
     are forgotten, so that a slow moment does not keep a stage from being tried again: then the seed counts, which is
@@ -28,6 +28,7 @@ class Costs:
         self._quantile = quantile
         self._window = window
         self._memory = memory
+        self._sizes: dict[str, list[int]] = {}  # of each stage those that a figure was ever known of, increasing
         self._seeds: dict[tuple[str, int], float] = {}
         self._measured: dict[tuple[str, int], deque[tuple[float, float]]] = {}  # (when, seconds), oldest first
         self._known: dict[tuple[str, int], float] = {}  # figures of `_measured` as it is
@@ -35,12 +36,14 @@ class Costs:
     def seed(self, stage: str, size: int, seconds: float) -> None:
         """What counts while nothing else was measured."""
         self._seeds[stage, size] = seconds
+        self._know(stage, size)
 
     def add(self, stage: str, size: int, seconds: float, now: float) -> None:
         """A batch took `seconds`."""
         values = self._measured.setdefault((stage, size), deque(maxlen=self._window))
         values.append((now, seconds))
         self._known.pop((stage, size), None)
+        self._know(stage, size)
 
     def forget(self, now: float) -> None:
         """Forgets what is too old at `now`."""
@@ -54,22 +57,28 @@ class Costs:
         return self._buckets[bisect_right(self._buckets, count) - 1]
 
     def of(self, stage: str, size: int) -> float:
-        """Seconds of one batch. A size that was never run costs what the next smaller one does, per call; 0 where
-        nothing is known."""
-        for known in reversed(self._buckets[: bisect_right(self._buckets, size)]):
+        """Seconds of one batch. A size that was never run costs what the next smaller one does, in proportion; 0
+        where nothing is known."""
+        sizes = self._sizes.get(stage, [])
+        for known in reversed(sizes[: bisect_right(sizes, size)]):
             found = self._figure(stage, known)
             if found is not None:
                 return found * size / known
         return 0.0
 
-    def total(self, stage: str, count: int) -> float:
-        """Seconds of `count` >= 0 calls, in the largest batches that they fill."""
-        seconds = 0.0
-        while count:
-            size = self.bucket(count)
-            seconds += self.of(stage, size)
-            count -= size
+    def total(self, stage: str, sizes: Sequence[int]) -> float:
+        """Seconds of calls that each add so much to their batch's size, in the largest batches that they fill."""
+        seconds, first = 0.0, 0
+        while first < len(sizes):
+            last = first + self.bucket(len(sizes) - first)
+            seconds += self.of(stage, sum(sizes[first:last]))
+            first = last
         return seconds
+
+    def _know(self, stage: str, size: int) -> None:
+        sizes = self._sizes.setdefault(stage, [])
+        if size not in sizes:
+            insort(sizes, size)
 
     def _figure(self, stage: str, size: int) -> float | None:
         values = self._measured.get((stage, size))

@@ -91,6 +91,7 @@ class Engine:
             max_steps=self.options.max_steps,
             dtype=compute_dtype(self.options.precision, generator.w_avg.device),
             tracker=self.options.tracker,
+            image_sizes=self.options.image_sizes,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
         self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from legato.answering import IMAGE_SIZES
 from legato.inversion.streaming import TrackerOptions
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -25,6 +26,11 @@ class EngineOptions:
     clips: int = 4  # whole clips that may wait or be worked on
     clip_rows: int = 2  # frames of a clip that are computed at a time; a live frame waits for so many
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """How many images are synthesized at a time: reconstructions and edited ones of all frames in a batch."""
+        return (*IMAGE_SIZES, *(size for size in self.batch_buckets if size > IMAGE_SIZES[-1]))
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -57,13 +57,12 @@ def could_be_in_time(costs: Costs, entry: Entry) -> bool:
     """Whether its deadline leaves time for a call that runs alone and at once."""
     alone = costs.of(Stage.DRAW, 1)
     if entry.call.stage is Stage.ENCODE:
-        alone = costs.of(Stage.ENCODE, 1) + costs.of(Stage.SYNTHESIZE, 1)
+        alone = costs.of(Stage.ENCODE, 1) + costs.of(Stage.SYNTHESIZE, entry.call.images)
     return entry.since + alone <= entry.deadline
 
 
 def _work(costs: Costs, group: Collection[Entry]) -> float:
     """Seconds until these calls are answered, if no step is taken."""
-    stages = [entry.stage for entry in group]
-    drawn = stages.count(Stage.DRAW)
-    seconds = drawn * costs.of(Stage.DRAW, 1) + costs.total(Stage.SYNTHESIZE, len(group) - drawn)
-    return seconds + costs.total(Stage.ENCODE, stages.count(Stage.ENCODE))
+    images = [entry.call.images for entry in group if entry.stage is not Stage.DRAW]
+    seconds = (len(group) - len(images)) * costs.of(Stage.DRAW, 1) + costs.total(Stage.SYNTHESIZE, images)
+    return seconds + costs.total(Stage.ENCODE, [1 for entry in group if entry.stage is Stage.ENCODE])

@@ -50,10 +50,19 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """One of a frame's further edited images."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What frames ask for until an update says otherwise."""
 
     edits: tuple[Edit, ...] = ()
+    variants: tuple[Variant, ...] = ()
     budget: Budget = field(default_factory=Budget)
     outputs: Outputs = field(default_factory=Outputs)
     encoding: Encoding = field(default_factory=Encoding)
@@ -65,11 +74,12 @@ class Change:
 
     from_seq: int = 0
     edits: tuple[Edit, ...] | None = None
+    variants: tuple[Variant, ...] | None = None
     budget: Budget | None = None
     outputs: Outputs | None = None
     encoding: Encoding | None = None
 
     def apply(self, settings: Settings) -> Settings:
         """The settings after this change."""
-        parts = {name: getattr(self, name) for name in ("edits", "budget", "outputs", "encoding")}
+        parts = {name: getattr(self, name) for name in ("edits", "variants", "budget", "outputs", "encoding")}
         return replace(settings, **{name: part for name, part in parts.items() if part is not None})

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from legato.answering import Answering, to_pixels
+from legato.answering import IMAGE_SIZES, Answering, to_pixels
 from legato.calls import SynthesisCall
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput, LegatoError
@@ -40,6 +40,7 @@ class Pipeline:
         max_steps: most gradient steps of one frame.
         dtype: torch.bfloat16 or torch.float32.
         tracker: weights and rates of the refinement.
+        image_sizes: how many images are synthesized at a time, increasing, with 1 among them.
         observe: called after each stage.
     """
 
@@ -54,6 +55,7 @@ class Pipeline:
         max_steps: int = 16,
         dtype: torch.dtype = torch.float32,
         tracker: TrackerOptions | None = None,
+        image_sizes: Sequence[int] = IMAGE_SIZES,
         observe: Observe = lambda stage, size, seconds: None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
@@ -65,7 +67,8 @@ class Pipeline:
         self.device = generator.w_avg.device
         self._tracker = Tracker(generator, tracker)
         self._stage = Stopwatch(observe)
-        self._answering = Answering(self.generator, directions, self._tracker, self._stage)
+        self.image_sizes = tuple(image_sizes)
+        self._answering = Answering(self.generator, directions, self._tracker, self._stage, self.image_sizes)
         self._warping = Warping(self.resolution, self.device)
         sizes = state_sizes(generator.config)
         # the last row of the slots is the state of a stream that has not begun
@@ -89,7 +92,7 @@ class Pipeline:
             raise InvalidInput(f"a flow of this model is [2, {r}, {r}]; got {list(job.flow.vectors.shape)}")
         if not 0 <= job.max_steps <= self.max_steps:
             raise InvalidInput(f"a frame takes 0 to {self.max_steps} steps; got {job.max_steps}")
-        for edit in job.edits:
+        for edit in (edit for edits in (job.edits, *job.variants) for edit in edits):
             self.directions.info(edit.direction)
 
     def run(self, jobs: Sequence[FrameJob]) -> list[FrameAnswer | LegatoError]:
@@ -167,7 +170,7 @@ class Pipeline:
                     raise InvalidInput(f"truncation is a finite number; got {call.truncation}")
                 drawn = torch.randn(1, self.generator.config.z_dim, generator=torch.Generator().manual_seed(call.seed))
                 code = self.generator.map(drawn.to(self.device), call.truncation)
-            image = self.generator(self.directions.edit(code, [call.edits]))
+            image = self.directions.images(self.generator, code, [call.edits])
             return Synthesis(to_pixels(image)[0], code[0].cpu().numpy())
 
     @torch.inference_mode()

@@ -155,8 +155,8 @@ class Scheduler:
         """
         if action.stage is Stage.DROP:
             return list(action.calls)
-        if seconds > 0.0:
-            self.costs.add(action.stage, len(action.calls), seconds, now)
+        if seconds > 0.0 and action.load:
+            self.costs.add(action.stage, action.load, seconds, now)
         left = []
         for entry in [entry for entry in self._flying.values() if entry.call in action.calls]:
             entry.running = False
@@ -172,7 +172,7 @@ class Scheduler:
         return left
 
     def seed(self, stage: Stage, size: int, seconds: float) -> None:
-        """What a stage costs while nothing else was measured."""
+        """What a stage costs while nothing else was measured; the size of a synthesis is its images."""
         self.costs.seed(stage, size, seconds)
 
     def wake_time(self, now: float) -> float:
@@ -242,7 +242,7 @@ class Scheduler:
         begin = stage in BEGIN
         size = 1 if stage is Stage.DRAW else self.costs.bucket(min(len(entries), room) if begin else len(entries))
         batch = entries[:size]
-        if lost := [entry for entry in batch if stage is Stage.ENCODE and self._lost(entry, now, size)]:
+        if lost := [entry for entry in batch if stage is Stage.ENCODE and self._lost(entry, now, batch)]:
             for entry in lost:
                 self._leave_unanswered(entry)
                 self._pressure.add(now, in_time=not could_be_in_time(self.costs, entry))
@@ -254,9 +254,10 @@ class Scheduler:
             entry.running = True
         return Action(stage, tuple(entry.call for entry in batch))
 
-    def _lost(self, entry: Entry, now: float, size: int) -> bool:
-        """Whether a call is dropped: it cannot be in time in a batch of this size, and its slot had its answer."""
-        ends = now + self.costs.of(Stage.ENCODE, size) + self.costs.of(Stage.SYNTHESIZE, size)
+    def _lost(self, entry: Entry, now: float, batch: Sequence[Entry]) -> bool:
+        """Whether a call is dropped: it cannot be in time in this batch, and its slot had its answer."""
+        images = sum(each.call.images for each in batch)
+        ends = now + self.costs.of(Stage.ENCODE, len(batch)) + self.costs.of(Stage.SYNTHESIZE, images)
         had = self._answered.get(entry.lane, -math.inf) + self._patience > now
         return entry.call.droppable and had and ends > entry.call.deadline
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from legato.errors import InvalidEdit, InvalidImage, InvalidInput
 
 MAX_EDIT_STRENGTH = 10.0
+Space = Literal["w+", "s"]  # what a direction is a step of: latents [L, D], or the style space S
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Outputs:
     """What a frame's answer shall hold."""
 
     reconstruction: bool = True
-    edited: bool = True
+    edited: bool = True  # the image of its edits, and those of its variants
     latents: bool = False
 
 
@@ -76,18 +78,34 @@ class FrameJob:
     slot: int  # where the session's state lives in the engine; -1: no session (unary Invert), state is not kept
     seq: int
     frame: Frame  # [R, R, 3] at the model's resolution
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[Edit, ...] = ()  # what `edited` shows; none: there is no such image
     outputs: Outputs = field(default_factory=Outputs)
     max_steps: int = 0
     arrival: float = 0.0  # monotonic seconds
     deadline: float = math.inf  # monotonic seconds
     flow: Flow | None = None
     droppable: bool = False  # may be passed over where it cannot be answered before its deadline
+    variants: tuple[tuple[Edit, ...], ...] = ()  # further edited images, each with edits of its own
+
+    @property
+    def edited(self) -> tuple[tuple[Edit, ...], ...]:
+        """The edits of every edited image that is asked for."""
+        if not self.outputs.edited:
+            return ()
+        return (self.edits, *self.variants) if self.edits else self.variants
+
+    @property
+    def images(self) -> int:
+        """How many images are synthesized for it; the tracker needs the reconstruction of a frame that takes steps."""
+        return len(self.edited) + (self.outputs.reconstruction or self.max_steps > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class FrameAnswer:
-    """What the engine made of a FrameJob. Images uint8 [R, R, 3]; latents float32 [L, D]; times in seconds."""
+    """What the engine made of a FrameJob. Images uint8 [R, R, 3]; latents float32 [L, D]; times in seconds.
+
+    `variants`: one image for each of the job's, or none where no edited image is asked for.
+    """
 
     seq: int
     reconstruction: NDArray[np.uint8] | None
@@ -97,6 +115,7 @@ class FrameAnswer:
     steps: int
     state_version: int
     stage_seconds: Mapping[str, float]
+    variants: tuple[NDArray[np.uint8], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +166,7 @@ class DirectionInfo:
     description: str
     response: float
     leakage: float
+    space: Space = "w+"
 
 
 @dataclass(frozen=True, slots=True)

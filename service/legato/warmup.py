@@ -11,7 +11,7 @@ from legato.calls import Stage
 from legato.errors import LegatoError
 from legato.flights import Flight
 from legato.pipeline import Pipeline
-from legato.types import Edit, Frame, FrameJob
+from legato.types import Frame, FrameJob
 
 
 def warm_up(
@@ -20,20 +20,28 @@ def warm_up(
     beat: Callable[[], None],
     seed: Callable[[Stage, int, float], None] = lambda stage, size, seconds: None,
 ) -> None:
-    """Runs batches of every size plain, then twice with an edit and a step, on nobody's frames; `beat` after each size.
+    """Runs batches of every size with a step, and syntheses of every number of images, twice each, on nobody's frames;
+    `beat` after each.
 
-    `seed` is told what each stage cost, by what it took the last time.
+    `seed` is told what each stage cost, by what it took the second time.
     """
-    r, known = pipeline.resolution, pipeline.directions.names
+    r = pipeline.resolution
     frame = Frame(np.random.default_rng(0).integers(0, 256, (r, r, 3), np.uint8))
-    edits = (Edit(known[0], 0.0),) if known else ()
     steps = min(1, pipeline.max_steps)
     for size in sizes:
-        for job in (FrameJob(-1, 0, frame), *[FrameJob(-1, 0, frame, edits, max_steps=steps)] * 2):
-            costs = _run(pipeline, [job] * size)
-        for stage, seconds in costs.items():
-            seed(stage, size, seconds)
+        costs = _twice(pipeline, [FrameJob(-1, 0, frame, max_steps=steps)] * size)
+        for stage in (Stage.ENCODE, Stage.REFINE)[: 1 + steps]:
+            seed(stage, size, costs[stage])
         beat()
+    for images in pipeline.image_sizes:
+        costs = _twice(pipeline, [FrameJob(-1, 0, frame, variants=((),) * (images - 1))])
+        seed(Stage.SYNTHESIZE, images, costs[Stage.SYNTHESIZE])
+        beat()
+
+
+def _twice(pipeline: Pipeline, jobs: list[FrameJob]) -> dict[Stage, float]:
+    _run(pipeline, jobs)
+    return _run(pipeline, jobs)
 
 
 def _run(pipeline: Pipeline, jobs: list[FrameJob]) -> dict[Stage, float]:

@@ -65,10 +65,12 @@ def test_one_list_per_sample(directions: Directions) -> None:
 
 def test_parts_that_do_not_fit() -> None:
     info = DirectionInfo("yaw", "", response=0.0, leakage=0.0)
-    with pytest.raises(ValueError, match=r"infos of \[\]"):
+    with pytest.raises(ValueError, match=r"infos of {}"):
         Directions({"yaw": torch.zeros(4, 6)}, {}, generator_digest=DIGEST)
     with pytest.raises(ValueError, match=r"directions are \[L, D\]"):
         Directions({"yaw": torch.zeros(6)}, {"yaw": info}, generator_digest=DIGEST)
+    with pytest.raises(ValueError, match=r"directions are \[L, D\].*got \[1, 4, 6\]"):
+        Directions({"yaw": torch.zeros(1, 4, 6)}, {"yaw": info}, generator_digest=DIGEST)
     vectors = {"yaw": torch.zeros(4, 6), "roll": torch.zeros(4, 7)}
     with pytest.raises(ValueError, match="of one size"):
         Directions(vectors, {"yaw": info, "roll": info}, generator_digest=DIGEST)

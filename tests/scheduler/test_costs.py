@@ -14,7 +14,7 @@ def costs() -> Costs:
 
 def test_nothing_is_known(costs: Costs) -> None:
     assert costs.of("refine", 4) == 0.0
-    assert costs.total("refine", 7) == 0.0
+    assert costs.total("refine", [1] * 7) == 0.0
 
 
 def test_a_seed_counts_until_something_is_measured(costs: Costs) -> None:
@@ -58,5 +58,16 @@ def test_many_go_in_the_largest_batches(costs: Costs) -> None:
     assert [costs.bucket(count) for count in range(1, 7)] == [1, 2, 2, 4, 4, 4]
     for size, seconds in ((1, 1.0), (2, 10.0), (4, 100.0)):
         costs.seed("encode", size, seconds)
-    assert costs.total("encode", 11) == 2 * 100.0 + 10.0 + 1.0
-    assert costs.total("encode", 0) == 0.0
+    assert costs.total("encode", [1] * 11) == 2 * 100.0 + 10.0 + 1.0
+    assert costs.total("encode", []) == 0.0
+
+
+def test_a_synthesis_costs_what_its_images_do(costs: Costs) -> None:
+    """Three frames go as two and one; a size between known ones costs what the next smaller one does, in proportion."""
+    for images, seconds in ((1, 1.0), (4, 3.0)):
+        costs.seed("synthesize", images, seconds)
+    assert costs.total("synthesize", [3, 1, 2]) == costs.of("synthesize", 4) + costs.of("synthesize", 2) == 3.0 + 2.0
+    assert costs.of("synthesize", 6) == 4.5
+    costs.add("synthesize", 6, 4.0, now=0.0)
+    assert costs.of("synthesize", 6) == 4.0
+    assert costs.of("synthesize", 0) == 0.0  # latents alone

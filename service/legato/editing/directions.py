@@ -1,6 +1,10 @@
-"""Named directions in W+: one step of strength 1 moves an attribute by one standard deviation.
+"""Named directions in W+ or S: one step of strength 1 moves an attribute by one standard deviation.
 
-File: safetensors with legato's header (`legato.models.files`), one tensor [L, D] per name; the config holds what was
+A direction of W+ is a step of the latents [L, D]. One of the style space S (Wu et al. 2021, StyleSpace Analysis) is a
+step of all styles side by side, [C], in the order of `Generator.styles`; the affines are applied first. Both kinds mix,
+in a batch and in an image.
+
+File: safetensors with legato's header (`legato.models.files`), one such tensor per name; the config holds what was
 measured of each and the digest of the generator that they were fitted on. Directions of another generator mean nothing,
 not even those of an earlier training state of it, so a digest that differs is an error.
 """
@@ -18,7 +22,7 @@ from torch import Tensor
 from legato.errors import InvalidEdit, ModelFileError
 from legato.models.files import read_tensors, resolve, write_tensors
 from legato.models.generator import Generator
-from legato.types import DirectionInfo, Edit
+from legato.types import DirectionInfo, Edit, Space
 
 KIND = "directions"
 
@@ -29,15 +33,21 @@ class Directions:
     def __init__(
         self, vectors: Mapping[str, Tensor], infos: Mapping[str, DirectionInfo], *, generator_digest: str
     ) -> None:
-        """vectors: name -> [L, D] float; infos: the same names. Raises ValueError where they do not fit together."""
-        shapes = {tuple(v.shape) for v in vectors.values()}
-        if set(vectors) != set(infos) or len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
+        """vectors: name -> [L, D] of W+ or [C] of S, float; infos: the same names, each with its vector's space.
+
+        Raises ValueError where they do not fit together.
+        """
+        shapes = {(_space(v), tuple(v.shape)) for v in vectors.values()}
+        spaces = {name: _space(v) for name, v in vectors.items()}
+        if spaces != {name: info.space for name, info in infos.items()} or len(shapes) > len(set(spaces.values())):
             raise ValueError(
-                "directions are [L, D] of one size, each with its info; "
-                f"got vectors { ({n: list(v.shape) for n, v in vectors.items()}) }, infos of {sorted(infos)}"
+                "directions are [L, D] of W+ or [C] of S, those of a space of one size, each with its info; "
+                f"got vectors { ({n: list(v.shape) for n, v in vectors.items()}) }, "
+                f"infos of { ({n: info.space for n, info in sorted(infos.items())}) }"
             )
         self._vectors = {name: vectors[name].detach().float() for name in sorted(vectors)}
         self._infos = dict(infos)
+        self._moved: dict[str, list[int]] = {}  # of directions of S: the layers that are not 0
         self.generator_digest = generator_digest
 
     @property
@@ -49,7 +59,18 @@ class Directions:
         return self._infos[name]
 
     def vector(self, name: str) -> Tensor:
-        """[L, D] float32: the change of the latents that moves the attribute by one standard deviation."""
+        """[L, D] float32: the change of the latents that moves the attribute by one standard deviation.
+
+        Raises InvalidEdit for a direction that is not in W+.
+        """
+        return self._in("w+", name)
+
+    def style_step(self, name: str) -> Tensor:
+        """[C] float32: the change of the styles that one of S is. Raises InvalidEdit for another."""
+        return self._in("s", name)
+
+    def step(self, name: str) -> Tensor:
+        """The change of the direction's own space."""
         self._check(name)
         return self._vectors[name]
 
@@ -57,29 +78,85 @@ class Directions:
         """latents [B, L, D] and each sample's edits -> latents + sum of strength * direction; the input stays.
 
         A sample's result is the same, bit for bit, whatever the others in the batch ask for, and whatever the order of
-        its directions. A direction named twice counts twice. Raises InvalidEdit on an unknown name.
+        its directions. A direction named twice counts twice. Raises InvalidEdit on an unknown name, and on a direction
+        of S, which no latents show: `images` takes both.
         """
+        for wanted in edits:
+            for edit in wanted:
+                self._in("w+", edit.direction)
+        return self.move(latents, edits)
+
+    def images(self, generator: Generator, latents: Tensor, edits: Sequence[Sequence[Edit]]) -> Tensor:
+        """The images [B, 3, R, R] of latents [B, L, D] with each sample's edits, of both spaces."""
+        return self.draw(generator, self.move(latents, edits), edits)
+
+    def move(self, latents: Tensor, edits: Sequence[Sequence[Edit]]) -> Tensor:
+        """`edit` with those of the edits that are in W+: the first half of `images`."""
         if latents.dim() != 3 or len(edits) != latents.shape[0]:
             raise ValueError(f"one list of edits per sample: latents {list(latents.shape)}, {len(edits)} lists")
-        strengths: dict[str, list[float]] = {}
-        for sample, wanted in enumerate(edits):
-            for edit in wanted:
-                self._check(edit.direction)
-                strengths.setdefault(edit.direction, [0.0] * len(edits))[sample] += edit.strength
-        for name in sorted(strengths):
-            amount = torch.tensor(strengths[name], dtype=latents.dtype, device=latents.device)
+        for name, strengths in self._strengths("w+", edits):
+            amount = torch.tensor(strengths, dtype=latents.dtype, device=latents.device)
             latents = latents + amount[:, None, None] * self._vectors[name].to(latents)
         return latents
+
+    def draw(self, generator: Generator, latents: Tensor, edits: Sequence[Sequence[Edit]]) -> Tensor:
+        """The images of moved latents, with those of the edits that are in S: the second half of `images`.
+
+        Rows that ask for none of those cost nothing more.
+        """
+        wanted = self._strengths("s", edits)
+        if not wanted:
+            images: Tensor = generator(latents)
+            return images
+        styles = generator.styles(latents)
+        for name, strengths in wanted:
+            rows = [row for row, strength in enumerate(strengths) if strength]
+            index = torch.tensor(rows, device=latents.device)
+            amount = torch.tensor([strengths[row] for row in rows], device=latents.device)[:, None]
+            steps = self._vectors[name].to(latents).split([layer.shape[1] for layer in styles])
+            for number in self._layers(name, steps):
+                styles[number] = styles[number].index_add(0, index, amount * steps[number])
+        return generator.synthesize(styles)
 
     def to(self, device: torch.device | str) -> Directions:
         """A copy whose vectors lie on `device`."""
         vectors = {name: v.to(device) for name, v in self._vectors.items()}
         return Directions(vectors, self._infos, generator_digest=self.generator_digest)
 
+    def _strengths(self, space: Space, edits: Sequence[Sequence[Edit]]) -> list[tuple[str, list[float]]]:
+        """Of each direction of a space that a sample asks for, its strength in every sample; in the order of names."""
+        strengths: dict[str, list[float]] = {}
+        for sample, wanted in enumerate(edits):
+            for edit in wanted:
+                if self.info(edit.direction).space == space:
+                    strengths.setdefault(edit.direction, [0.0] * len(edits))[sample] += edit.strength
+        return sorted(strengths.items())
+
+    def _layers(self, name: str, steps: Sequence[Tensor]) -> list[int]:
+        """The layers of S that a direction moves."""
+        if name not in self._moved:
+            self._moved[name] = [number for number, step in enumerate(steps) if bool(step.any())]
+        return self._moved[name]
+
+    def _in(self, space: Space, name: str) -> Tensor:
+        if self.info(name).space != space:
+            raise InvalidEdit(
+                f"direction {name!r} is a step of {'S, the style space' if space == 'w+' else 'W+'}; "
+                f"what is asked for takes one of {'W+' if space == 'w+' else 'S'}"
+            )
+        return self._vectors[name]
+
     def _check(self, name: str) -> None:
         if name not in self._vectors:
             known = ", ".join(self._vectors) or "none"
             raise InvalidEdit(f"no direction is named {name!r}; this model has: {known}")
+
+
+def _space(step: Tensor) -> Space:
+    """The space of a step. Raises ValueError for a tensor that is none."""
+    if step.dim() not in (1, 2):
+        raise ValueError(f"directions are [L, D] of W+ or [C] of S; got {list(step.shape)}")
+    return "w+" if step.dim() == 2 else "s"
 
 
 def unmeasured(
@@ -120,7 +197,7 @@ def save_directions(directions: Directions, path: str | Path, *, provenance: Map
     """Write directions; `provenance` (JSON values) says how they were fitted and measured. Raises ModelFileError."""
     write_tensors(
         path,
-        {name: directions.vector(name).cpu() for name in directions.names},
+        {name: directions.step(name).cpu() for name in directions.names},
         kind=KIND,
         config={
             "generator_digest": directions.generator_digest,

@@ -23,7 +23,7 @@ STAGES: list[set[str]] = [
     {"flights", "warping"},
     {"answering"},
     {"pipeline"},
-    {"clips", "engine_options", "stages", "warmup"},
+    {"clips", "devices", "engine_options", "stages", "warmup"},
     {"engine"},
     {"lookahead", "scheduler"},
     {"session", "work"},

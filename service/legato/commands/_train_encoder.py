@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from legato.commands._train_options import Started, amount, open_images
+from legato.commands._numbers import amount
+from legato.commands._train_options import Started, open_images
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,11 +1,7 @@
-"""What the trainings' command lines share: numbers in their ranges, and the images that --data names."""
+"""What the trainings' command lines share: the images that --data names."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import math
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,25 +24,3 @@ def open_images(folder: Path, out: Path, resolution: int) -> Data:
         return decoded
 
     return open_data(folder, resolution, out, progress)
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return int(_number(text, int, 1, math.inf, "a whole number of at least 1"))
-
-
-def seed(text: str) -> int:
-    """A whole number from 0 to 2^31 - 1."""
-    return int(_number(text, int, 0, 2**31 - 1, "a whole number from 0 to 2^31 - 1"))
-
-
-def amount(text: str) -> float:
-    """A finite number of at least 0."""
-    return _number(text, float, 0, sys.float_info.max, "a number of at least 0")
-
-
-def _number(text: str, kind: type[int] | type[float], least: float, most: float, wanted: str) -> float:
-    with contextlib.suppress(ValueError):
-        if least <= kind(text) <= most:
-            return kind(text)
-    raise argparse.ArgumentTypeError(f"{wanted} is wanted; got {text!r}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from legato.commands._numbers import count
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--sheet", metavar="FILE.png", type=Path, help="the picture (default: FILE with .png)")
     parser.add_argument("--image", metavar="FILE", type=Path, help="whom it shows (default: the average head)")
     parser.add_argument("--layers", metavar="A-B", help="of W+ that move, as 0-3 or 0-1,4 (default: all)")
-    parser.add_argument("--count", metavar="K", type=_count, default=10, help="directions (default: %(default)s)")
+    parser.add_argument("--count", metavar="K", type=count, default=10, help="directions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled (default: %(default)s)")
     parser.add_argument(
-        "--samples", metavar="N", type=_count, help="random codes (default: ganspace 300000, others 4096)"
+        "--samples", metavar="N", type=count, help="random codes (default: ganspace 300000, others 4096)"
     )
 
     labels = parser.add_argument_group("labels")
@@ -253,9 +254,3 @@ def _layers(text: str | None, count: int) -> tuple[int, ...] | None:
     if not chosen or max(chosen) >= count:
         raise ConfigError(f"--layers {text}: W+ of this generator has the layers 0 to {count - 1}")
     return tuple(sorted(chosen))
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on; got {text!r}")
-    return int(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from legato.commands import _offline
+from legato.commands._numbers import count
 from legato.commands.invert import add_method, method_of
 from legato.errors import ConfigError
 
@@ -81,7 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="of --edit: a picture, white where it may change (Style Intervention)",
     )
-    how.add_argument("--between", type=_offline.count, default=5, metavar="N", help="of --interpolate (default: 5)")
+    how.add_argument("--between", type=count, default=5, metavar="N", help="of --interpolate (default: 5)")
     how.add_argument("--strength", type=float, default=1.0, metavar="X", help="of --transfer (default: 1)")
     how.add_argument("--crop", type=_crop, metavar="X,Y,SIDE", help="of --diffuse: a square around (X, Y), pixels")
     how.add_argument("--mask", type=Path, metavar="FILE", help="of --diffuse: a picture, white where IN is wanted")

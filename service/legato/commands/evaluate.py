@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from legato import config
+from legato.commands._numbers import count, positive, whole
 from legato.errors import ConfigError, InvalidInput, LegatoError
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--model", default="heads-128", metavar="M", help="name or folder of the model (default: %(default)s)")
     add("--protocol", default="rendered", metavar="P", help="rendered, synthetic or folder:DIR (default: %(default)s)")
     add("--methods", nargs="+", default=SIX, metavar="SPEC", help=f"(default: {' '.join(SIX)})")
-    add("--passes", type=_count, metavar="N", help="generator passes a frame: sets the steps of every method alike")
-    add("--clips", type=_count, metavar="N", help=f"(default: {USUAL['clips']})")
-    add("--frames", type=_count, metavar="N", help=f"of each clip (default: {USUAL['frames']})")
-    add("--fps", type=_amount, default=12.5, metavar="X", help="of rendered clips (default: %(default)s)")
-    add("--seed", type=_seed, default=0, metavar="N", help="other heads and motion, other z (default: %(default)s)")
+    add("--passes", type=count, metavar="N", help="generator passes a frame: sets the steps of every method alike")
+    add("--clips", type=count, metavar="N", help=f"(default: {USUAL['clips']})")
+    add("--frames", type=count, metavar="N", help=f"of each clip (default: {USUAL['frames']})")
+    add("--fps", type=positive, default=12.5, metavar="X", help="of rendered clips (default: %(default)s)")
+    add("--seed", type=whole, default=0, metavar="N", help="other heads and motion, other z (default: %(default)s)")
     edits = parser.add_argument_group("edits and judges")
     add = edits.add_argument
     add("--attributes-edited", nargs="+", metavar="A", help="directions (default: six that are read well)")
-    add("--strength", type=_amount, default=1.0, metavar="X", help="standard deviations (default: %(default)s)")
+    add("--strength", type=positive, default=1.0, metavar="X", help="standard deviations (default: %(default)s)")
     add("--attributes", type=Path, metavar="FILE", help="the judging attribute network (default: the model's)")
     add("--lpips", default="alex", choices=("alex", "vgg", "squeeze"), help="its backbone (default: %(default)s)")
     add("--lpips-weights", type=Path, metavar="FILE", help="of the backbone (default: torchvision's cache)")
@@ -75,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add = how.add_argument
     add("--quick", action="store_true", help=f"within ten minutes on two cores: {_quick_text()}")
     add("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: %(default)s)")
-    add("--threads", type=_count, metavar="N", help="CPU threads (default: torch's choice)")
+    add("--threads", type=count, metavar="N", help="CPU threads (default: torch's choice)")
     add(
         "--precision",
         default="auto",
@@ -246,25 +246,3 @@ class _Bar:
 
 def _quick_text() -> str:
     return f"{QUICK['clips']} clips of {QUICK['frames']} frames, {QUICK['passes']} passes, {', '.join(QUICK['edited'])}"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on; got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number from 0 on; got {text!r}")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"a number above 0; got {text!r}")
-    return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legato.commands import _offline
+from legato.commands._numbers import count
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_method(parser: argparse.ArgumentParser, default: str) -> None:
     how.add_argument(
         "--method", default=default, metavar="SPEC", help="NAME or NAME:key=value,... (default: %(default)s)"
     )
-    how.add_argument("--steps", type=_offline.count, metavar="N", help="of the optimization, in place of the method's")
+    how.add_argument("--steps", type=count, metavar="N", help="of the optimization, in place of the method's")
     how.add_argument("--start", choices=("encoder", "w_avg"), help="where it begins, in place of the method's")
     how.add_argument("--unordered", action="store_true", help="consecutive: photos of one subject in no order")
     how.add_argument("--restart", action="store_true", help="replace what an earlier run left in DIR for these inputs")

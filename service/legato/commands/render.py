@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from legato.commands._numbers import count, whole
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     heads = parser.add_argument_group("heads")
     heads.add_argument("--split", choices=("train", "eval"), help="(default: train with --dataset, otherwise eval)")
-    heads.add_argument("--count", metavar="N", type=_count, default=48, help="heads of a sheet (default: %(default)s)")
-    heads.add_argument("--first", metavar="N", type=_number, default=0, help="its first head (default: %(default)s)")
-    heads.add_argument("--columns", metavar="N", type=_count, default=8, help="heads in a row (default: %(default)s)")
-    heads.add_argument("--identity", metavar="N", type=_number, default=0, help="head of a clip (default: %(default)s)")
-    heads.add_argument("--motion", metavar="N", type=_number, default=0, help="its motion (default: %(default)s)")
-    heads.add_argument("--frames", metavar="N", type=_count, default=150, help="its length (default: %(default)s)")
+    heads.add_argument("--count", metavar="N", type=count, default=48, help="heads of a sheet (default: %(default)s)")
+    heads.add_argument("--first", metavar="N", type=whole, default=0, help="its first head (default: %(default)s)")
+    heads.add_argument("--columns", metavar="N", type=count, default=8, help="heads in a row (default: %(default)s)")
+    heads.add_argument("--identity", metavar="N", type=whole, default=0, help="head of a clip (default: %(default)s)")
+    heads.add_argument("--motion", metavar="N", type=whole, default=0, help="its motion (default: %(default)s)")
+    heads.add_argument("--frames", metavar="N", type=count, default=150, help="its length (default: %(default)s)")
     heads.add_argument("--fps", metavar="X", type=_rate, default=25.0, help="frames a second (default: %(default)s)")
-    heads.add_argument("--images", metavar="N", type=_count, help="of a data set, rounded up to whole shards")
+    heads.add_argument("--images", metavar="N", type=count, help="of a data set, rounded up to whole shards")
     heads.add_argument(
         "--runs", action="store_true", help="a data set in which every four images in a row show one moving head"
     )
@@ -66,9 +67,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
 
     how = parser.add_argument_group("how")
-    how.add_argument("--resolution", metavar="N", type=_count, default=128, help="pixels a side (default: %(default)s)")
+    how.add_argument("--resolution", metavar="N", type=count, default=128, help="pixels a side (default: %(default)s)")
     how.add_argument(
-        "--supersample", metavar="N", type=_count, default=2, help="rays a pixel's side (default: %(default)s)"
+        "--supersample", metavar="N", type=count, default=2, help="rays a pixel's side (default: %(default)s)"
     )
     how.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     how.add_argument(
@@ -209,18 +210,6 @@ def _attributes(path: Path | None, labels: dict[str, Sequence[float]], values: T
         else:
             json.dump([dict(zip(names, row, strict=True)) for row in rows], file, indent=1)
             file.write("\n")
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number from 0 on; got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on; got {text!r}")
-    return int(text)
 
 
 def _rate(text: str) -> float:

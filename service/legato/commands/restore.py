@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from legato.commands import _offline
+from legato.commands._numbers import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,12 +57,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--seed", type=int, default=0, help="of the noise and the lost pixels (default: %(default)s)")
 
     how = parser.add_argument_group("how, in place of what suits the task")
-    how.add_argument("--codes", type=_offline.count, metavar="N", help="codes for each picture")
-    how.add_argument("--steps", type=_offline.count, metavar="N", help="of the optimization")
-    how.add_argument("--resolution", type=_offline.count, metavar="R", help="side of the block where the codes meet")
-    how.add_argument(
-        "--samples", type=_offline.count, metavar="N", help="pictures that the encoder learns from (default: 1024)"
-    )
+    how.add_argument("--codes", type=count, metavar="N", help="codes for each picture")
+    how.add_argument("--steps", type=count, metavar="N", help="of the optimization")
+    how.add_argument("--resolution", type=count, metavar="R", help="side of the block where the codes meet")
+    how.add_argument("--samples", type=count, metavar="N", help="pictures that the encoder learns from (default: 1024)")
     how.add_argument("--roles", action="store_true", help="also roles.png: what each code does to the picture")
     _offline.add_model(parser)
     _offline.add_machine(parser)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legato.commands import _train_encoder
-from legato.commands._train_options import Started, amount, count, open_images, seed
+from legato.commands._numbers import amount, count, seed
+from legato.commands._train_options import Started, open_images
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains until done, interrupted (exit code 130) or out of --minutes. Raises LegatoError."""
     import torch
 
+    from legato.devices import find_device
     from legato.train.console import run_with_progress, say, stopping
     from legato.train.recipes import Options
 
@@ -112,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     names = ("images", "batch", "seed", "precision", "checkpoint_seconds", "channel_base", "channel_max")
     options = Options(**{name: getattr(args, name) for name in names})
     start = {"encoder": _train_encoder.start, "joint": _start_joint, "gan": _start_gan}
-    training, export = start["encoder" if args.kind == "encoder" else args.recipe](args, options, _device(args.device))
+    recipe = "encoder" if args.kind == "encoder" else args.recipe
+    training, export = start[recipe](args, options, str(find_device(args.device)))
     if args.export_only and not training.steps:
         raise ConfigError(f"--export-only: {args.out} holds no checkpoint to export. Train there first")
     if not args.export_only:
@@ -167,21 +170,3 @@ def _start_gan(args: argparse.Namespace, options: Options, device: str) -> Start
     return training, lambda: recipes.export_gan(
         training, recipes.provenance("gan", training, f"{len(training.data)} images")
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device is cpu, cuda, cuda:N or auto; got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name} asks for a GPU that torch does not find; it finds {torch.cuda.device_count()}"
-        )
-    return name

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from legato.devices import find_device
 from legato.editing.directions import Directions, load_directions
 from legato.engine_options import Precision, compute_dtype
 from legato.errors import ConfigError, ModelFileError
@@ -60,7 +61,7 @@ def load_model(
     Raises ModelFileError for files that are missing, damaged or do not fit together, ConfigError for a device that is
     not there and for weights that nothing asks for.
     """
-    where = _device(device)
+    where = find_device(device)
     generator = load_generator(name).to(where)
     found = _encoder(name, encoder, generator)
     if found is not None:
@@ -126,19 +127,3 @@ def _held_out(name: str) -> float | None:
         return float(figures["psnr_db"]["encoder"])
     except (ModelFileError, OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device is cpu, cuda, cuda:N or auto; got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name} asks for a GPU that torch does not find; it finds {torch.cuda.device_count()}"
-        )
-    return device

@@ -11,7 +11,6 @@ perceptual term, and the discriminator from the beginning.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from legato.synthetic.dataset import Heads
 from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
 from legato.train.state import Ema
-from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, frozen, set_rate
+from legato.train.training import Precision, Stateful, Training, Values, chunks, cosine, dtype_of, frozen, set_rate
 
 WARM_UP_STEPS = 100  # the rate rises linearly
 SHEET = 12
@@ -89,7 +88,7 @@ class EncoderTraining(Training):
         device: str = "cpu",
         features: PerceptualNetwork | None = None,
     ) -> None:
-        super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
+        super().__init__(folder, config.images, config.seed, device, config.checkpoint_seconds)
         self.config, self.read, self.data = config, read, read() if read else None
         dtype = dtype_of(config.precision)
         self.features = features
@@ -105,14 +104,6 @@ class EncoderTraining(Training):
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
         self.held_out = held_out
         self.resume()
-
-    @property
-    def total_images(self) -> int:
-        return self.config.images
-
-    @property
-    def finished(self) -> bool:
-        return self.images >= self.config.images
 
     def parts(self) -> Mapping[str, Stateful]:
         parts: dict[str, Stateful] = {"encoder": self.encoder, "average": self.average, "optimizer": self.optimizer}
@@ -140,8 +131,7 @@ class EncoderTraining(Training):
 
     def step(self) -> tuple[int, Values]:
         config = self.config
-        done = self.images / config.images
-        rate = config.rate_end + (config.rate - config.rate_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        rate = cosine(config.rate, config.rate_end, self.images / config.images)
         set_rate(self.optimizer, rate * min(1, (self.steps + 1) / WARM_UP_STEPS))
         batch = self._draw(config.batch)
         since = self.images - (1 - config.adversarial_share) * config.images

@@ -94,7 +94,7 @@ class GanTraining(Training):
     """One GAN training in a folder; `read` gives the images and may give more of them later."""
 
     def __init__(self, config: GanConfig, folder: Path, read: Callable[[], Heads], device: str = "cpu") -> None:
-        super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
+        super().__init__(folder, config.images, config.seed, device, config.checkpoint_seconds)
         self.config, self.read, self.data = config, read, read()
         dtype = dtype_of(config.precision)
         self.generator = Generator(config.generator, autocast_dtype=dtype).to(self.device)
@@ -107,14 +107,6 @@ class GanTraining(Training):
         self.d_optimizer = lazy_adam(self.discriminator.parameters(), config.rate, R1_INTERVAL)
         self.sheet_z = torch.randn(SHEET, config.generator.z_dim, generator=torch.Generator().manual_seed(config.seed))
         self.resume()
-
-    @property
-    def total_images(self) -> int:
-        return self.config.images
-
-    @property
-    def finished(self) -> bool:
-        return self.images >= self.config.images
 
     def parts(self) -> Mapping[str, Stateful]:
         return {

@@ -26,7 +26,7 @@ from legato.synthetic.dataset import Heads
 from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
 from legato.train.state import Ema
-from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, set_rate
+from legato.train.training import Precision, Stateful, Training, Values, chunks, cosine, dtype_of, set_rate
 
 R1_GAMMA = 1.0
 SINGLE_W_SHARE = 0.25
@@ -82,7 +82,8 @@ class JointTraining(Training):
     def __init__(
         self, config: JointConfig, folder: Path, read: Callable[[], Heads], evaluation: Heads, device: str = "cpu"
     ) -> None:
-        super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
+        total = sum(math.ceil(phase.images / phase.batch) * phase.batch for phase in config.phases)
+        super().__init__(folder, total, config.seed, device, config.checkpoint_seconds)
         self.config, self.read, self.heads, self.evaluation = config, read, read(), evaluation
         dtype = dtype_of(config.precision)
 
@@ -115,10 +116,6 @@ class JointTraining(Training):
     @property
     def _current(self) -> Phase:
         return self.config.phases[min(self.phase, len(self.config.phases) - 1)]
-
-    @property
-    def total_images(self) -> int:
-        return sum(math.ceil(phase.images / phase.batch) * phase.batch for phase in self.config.phases)
 
     @property
     def finished(self) -> bool:
@@ -183,9 +180,7 @@ class JointTraining(Training):
 
     def _rate(self, phase: Phase) -> float:
         done = self.phase_images / phase.images
-        return min(1, (self.steps + 1) / 100) * (
-            phase.rate_end + (phase.rate - phase.rate_end) * 0.5 * (1 + math.cos(math.pi * done))
-        )
+        return min(1, (self.steps + 1) / 100) * cosine(phase.rate, phase.rate_end, done)
 
     def step(self) -> tuple[int, Values]:
         phase = self._current

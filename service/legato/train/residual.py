@@ -9,7 +9,6 @@ of the pool a gradient step moves the correction on, as the tracker's own steps 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +26,7 @@ from legato.synthetic.dataset import Heads
 from legato.train.encoder import SHEET, WARM_UP_STEPS
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
 from legato.train.state import Ema
-from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of, frozen, set_rate
+from legato.train.training import Precision, Stateful, Training, Values, chunks, cosine, dtype_of, frozen, set_rate
 
 HELD_OUT = 64  # images and frames of runs that figures are measured on, at most
 CARRIED_STEPS = 12  # of the held-out runs: three times their frames, there and back
@@ -105,7 +104,7 @@ class ResidualTraining(Training):
         held_out_runs: Heads,
         device: str = "cpu",
     ) -> None:
-        super().__init__(folder, seed=config.seed, device=device, checkpoint_seconds=config.checkpoint_seconds)
+        super().__init__(folder, config.images, config.seed, device, config.checkpoint_seconds)
         self.config, self.read, self.data, self.runs = config, read, read(), runs
         self.held_out, self.held_out_runs = held_out, held_out_runs
         dtype = dtype_of(config.precision)
@@ -118,14 +117,6 @@ class ResidualTraining(Training):
         shape = encoder.config.num_layers, encoder.config.w_dim
         self.streams = Streams(config.pool, len(runs) // RUN, shape, self.random).to(self.device)
         self.resume()
-
-    @property
-    def total_images(self) -> int:
-        return self.config.images
-
-    @property
-    def finished(self) -> bool:
-        return self.images >= self.config.images
 
     def parts(self) -> Mapping[str, Stateful]:
         modules = {"residual": self.residual, "average": self.average, "streams": self.streams}
@@ -178,8 +169,7 @@ class ResidualTraining(Training):
 
     def step(self) -> tuple[int, Values]:
         config = self.config
-        done = self.images / config.images
-        rate = config.rate_end + (config.rate - config.rate_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        rate = cosine(config.rate, config.rate_end, self.images / config.images)
         set_rate(self.optimizer, rate * min(1, (self.steps + 1) / WARM_UP_STEPS))
         batch = self._draw()
         loss, last, values = self._losses(batch)

@@ -37,29 +37,24 @@ class Stateful(Protocol):
 class Training(ABC):
     """Base of the trainings. A subclass makes its parts in the constructor and calls `resume` at its end.
 
-    Random numbers come from `random`, which the checkpoint keeps, and from torch's own generators, which every step
-    seeds anew from the seed and its number.
+    `total_images` will have been seen when it has finished. Random numbers come from `random`, which the
+    checkpoint keeps, and from torch's own generators, which every step seeds anew from the seed and its number.
     """
 
-    def __init__(self, folder: Path, *, seed: int, device: str, checkpoint_seconds: float) -> None:
+    def __init__(self, folder: Path, total_images: int, seed: int, device: str, checkpoint_seconds: float) -> None:
         torch.manual_seed(seed)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.seed, self.device = folder, seed, torch.device(device)
-        self.checkpoint_seconds = checkpoint_seconds
+        self.total_images, self.checkpoint_seconds = total_images, checkpoint_seconds
         self.images, self.steps = 0, 0
         self.random = torch.Generator().manual_seed(seed)
         self.emas: list[Ema] = []
         self.log = Log(folder)
 
     @property
-    @abstractmethod
-    def total_images(self) -> int:
-        """Images that will have been seen in the end."""
-
-    @property
-    @abstractmethod
     def finished(self) -> bool:
-        """Whether all of them have been."""
+        """Whether all images have been seen."""
+        return self.images >= self.total_images
 
     @abstractmethod
     def parts(self) -> Mapping[str, Stateful]:
@@ -152,6 +147,11 @@ class Training(ABC):
             figures = self.figures()
         self.log.write(images=self.images, **figures, **latest)
         self.refresh()
+
+
+def cosine(start: float, end: float, done: float) -> float:
+    """From `start` to `end` along half a cosine, at the share `done` of the way."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -122,3 +122,8 @@ WRITTEN_DB = 0.1  # PSNR of what was made, against that of its pictures of 8 bit
 REPORTED = 1e-3  # a figure of a report that rounds to three places
 ESTIMATED_NOISE = 0.1  # relative; of 24,000 normal values by their median
 DRAWN_NOISE = 0.05  # relative; deviation of some thousand normal values, clipped at 5 deviations
+
+# The tracker and its window.
+ROTATION_FLOAT32 = Tolerance(rtol=1e-4, atol=1e-5)  # sums over 24 products of float32
+STORED_HALF = Tolerance(rtol=0.0, atol=1e-3)  # numbers below 1 that were stored as float16
+SHARE_OF_TIME = 0.005  # absolute; 100 s in pieces of 0.01 s

@@ -18,8 +18,10 @@ from torch import Tensor
 from legato.editing.directions import Directions
 from legato.errors import LegatoError
 from legato.flights import Flight, Flights, Stopwatch
-from legato.inversion.streaming import Tracker, TrackerState
-from legato.losses import l1, psnr
+from legato.inversion.streaming import Tracker
+from legato.inversion.tracker_state import TrackerState
+from legato.inversion.window import Window
+from legato.losses import psnr
 from legato.models.generator import Generator
 from legato.types import Edit, FrameAnswer, FrameJob
 
@@ -48,6 +50,7 @@ class Answering:
         tracker: is told the residual of frames that took no step.
         stage: times what is done.
         image_sizes: how many images are synthesized at a time: with 1 among them, increasing.
+        window: is offered the frames as keyframes.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class Answering:
         tracker: Tracker,
         stage: Stopwatch,
         image_sizes: Sequence[int],
+        window: Window | None = None,
     ) -> None:
         self._generator = generator
         self._directions = directions
         self._tracker = tracker
         self._stage = stage
         self._sizes = tuple(image_sizes)
+        self._window = window
 
     @torch.inference_mode()
     def answer(self, flights: Sequence[Flight], work: Flights, slots: TrackerState) -> list[FrameAnswer | LegatoError]:
@@ -73,7 +78,7 @@ class Answering:
         index = work.index(flights)
         state = work.state.gather(index.tolist())
         last = _Last(flights, [flight.job for flight in flights], work.images[index], state)
-        latents = work.encoded[index] + state.correction
+        latents = self._tracker.show(state)
         with self._stage(flights, "edit"):
             edited = self._edit(last, latents)
         with self._stage(flights, "synthesize"):
@@ -110,6 +115,8 @@ class Answering:
         spoiled |= {owners[index] for index in torch.nonzero(~_finite(images)).flatten().tolist()}
         kept = [row for row, flight in enumerate(last.flights) if flight.kept and row not in spoiled]
         slots.scatter([job.slot for job in jobs], state, kept)
+        if self._window is not None:
+            self._offer(self._window, last, [row for row in kept if jobs[row].slot >= 0])
         pixels = to_pixels(images)
         rebuilt = dict(zip(last.rebuilt, pixels, strict=False))
         edited: dict[int, list[NDArray[np.uint8]]] = {}
@@ -132,6 +139,15 @@ class Answering:
             for row, (job, flight) in enumerate(zip(jobs, last.flights, strict=True))
         ]
 
+    def _offer(self, window: Window, last: _Last, rows: Sequence[int]) -> None:
+        """Frames that may become keyframes. One that begins a stream or a scene begins a new window."""
+        begins = (last.state.frames == 1).tolist()
+        for row in rows:
+            slot = last.jobs[row].slot
+            if begins[row]:
+                window.reset(slot)
+            window.offer(slot, last.images[row], last.state.encoded[row])
+
     def _measure(self, last: _Last, rebuilt: Tensor) -> dict[int, float]:
         """PSNR of the rows that have a reconstruction, which becomes their last output.
 
@@ -143,7 +159,7 @@ class Answering:
         frames = last.images[index]
         still = [n for n, row in enumerate(last.rebuilt) if last.flights[row].taken == 0]
         if still:
-            self._tracker.observe(state, index[still], l1(rebuilt[still], frames[still]))
+            self._tracker.measure(state, index[still], rebuilt[still], frames[still])
         return dict(zip(last.rebuilt, psnr(rebuilt, frames).tolist(), strict=True))
 
 

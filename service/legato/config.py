@@ -123,11 +123,32 @@ class EngineConfig:
         "numbers inside the convolutions; auto: bfloat16 where the device has it",
         choices=("auto", "float32", "bfloat16"),
     )
-    refine_lr: float = setting(0.01, "rate of a gradient step on the carried correction", minimum=0.0, maximum=1.0)
-    refine_flow_weight: float = setting(
-        0.5, "weight of flow consistency in a step, beside 1 for the pixels", minimum=0.0
+    residual_steps: int = setting(
+        1, "steps of the residual encoder on every frame, where the model has one", unit="steps", minimum=0, maximum=4
     )
-    refine_prior_weight: float = setting(0.2, "weight that holds the correction small", minimum=0.0)
+    refine_lr: float = setting(
+        0.2, "rate of a gradient step, in standard deviations of a correction", minimum=0.0, maximum=1.0
+    )
+    refine_flow_weight: float = setting(
+        0.0, "weight of flow consistency in a step, beside 1 for the pixels; 0 finds no flow", minimum=0.0
+    )
+    refine_prior_weight: float = setting(0.0, "weight that holds the correction small", minimum=0.0)
+    refine_smoothing: float = setting(
+        0.5, "weight of the newest correction in the running mean that is shown", minimum=0.01, maximum=1.0
+    )
+    window_share: float = setting(
+        0.5,
+        "share of the time, while no frame waits, for the streams' windows; 0: none",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    window_keyframes: int = setting(8, "keyframes that a stream's window holds", minimum=1, maximum=64)
+    window_rows: int = setting(
+        2, "keyframes that are computed at a time; a stream's frame may wait for so many", minimum=1, maximum=64
+    )
+    window_blend_seconds: float = setting(
+        0.2, "time in which a stream follows its window", unit="seconds", minimum=0.01, maximum=60.0
+    )
 
     def __post_init__(self) -> None:
         _check_section(self)

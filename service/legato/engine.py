@@ -20,24 +20,16 @@ import torch
 from numpy.typing import NDArray
 
 from legato.background import Background, stopping
-from legato.calls import (
-    Action,
-    Call,
-    CallQueue,
-    Done,
-    EngineObserver,
-    FrameCall,
-    Stage,
-    SynthesisCall,
-    Unobserved,
-)
+from legato.calls import Action, Call, CallQueue, Done, EngineObserver, FrameCall, Stage, SynthesisCall, Unobserved
 from legato.clips import Clips
 from legato.editing.directions import Directions
 from legato.engine_options import EngineOptions, compute_dtype
 from legato.errors import LegatoError, NotFound, Overloaded, ShuttingDown
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
+from legato.models.refiners import Refiners
 from legato.pipeline import Pipeline
+from legato.spare import SpareTime
 from legato.stages import Stages
 from legato.types import DirectionInfo, Edit, FrameAnswer, FrameJob, ModelInfo, Synthesis
 from legato.warmup import warm_up
@@ -53,10 +45,11 @@ class Engine:
     """Runs frames of many sessions through one model. `model` and `directions` tell what it serves.
 
     `heartbeat` is the monotonic time of the engine's last sign of life; `ready` is True between the end of the warm-up
-    and `stop`. What is submitted to `background`, such as an inversion by `clips`, runs while no frame waits.
+    and `stop`. What is submitted to `background`, such as an inversion by `clips`, runs while no frame waits; so do the
+    streams' windows, for their share of the time.
 
     Args:
-        generator, encoder, directions: the model.
+        generator, encoder, directions, refiners: the model.
         queue: an empty Scheduler with the same buckets and room in flight. The engine calls it under its own lock.
         options: capacity and work per frame.
         name, description: of the model, as clients see it.
@@ -70,6 +63,7 @@ class Engine:
         directions: Directions,
         *,
         queue: CallQueue,
+        refiners: Refiners | None = None,
         options: EngineOptions | None = None,
         name: str = "default",
         description: str = "",
@@ -87,15 +81,18 @@ class Engine:
             encoder,
             directions,
             slots=self.capacity,
+            refiners=refiners,
             in_flight=self.options.in_flight,
             max_steps=self.options.max_steps,
             dtype=compute_dtype(self.options.precision, generator.w_avg.device),
             tracker=self.options.tracker,
+            window=self.options.window,
             image_sizes=self.options.image_sizes,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
         self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows)
         self.background = Background(self.options.clips, self._wake)
+        self._spare = SpareTime(self.options.window.share)
         self._queue = queue
         self._changed = threading.Condition()
         self._free = list(reversed(range(self.capacity)))
@@ -219,7 +216,7 @@ class Engine:
     # the engine's thread --------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Take an action, run it, give the answers that came of it."""
+        """Take an action, run it, give the answers that came of it; or else improve a stream."""
         action = self._take()
         if action is not None:
             began = time.monotonic()
@@ -230,6 +227,9 @@ class Engine:
                 left = self._queue.done(action, now, 0.0 if broken else now - began, ended=ended)
             for call in left:
                 self._give(call, ended[call])
+        elif self._pipeline.improves and self._spare.wait(began := time.monotonic()) <= 0.0:
+            self._observer.window(self._pipeline.improve())
+            self._spare.spent(time.monotonic() - began)
         self._beat()
 
     def _take(self) -> Action | None:
@@ -238,7 +238,8 @@ class Engine:
             action = self._queue.next(now := time.monotonic(), flush=self._stopping)
             idle = not self.background.ready or len(self._queue)  # calls that wait for company wait beside a clip too
             if action is None and not self._closed and not self._stopping and idle:
-                self._changed.wait(min(self._queue.wake_time(now) - now, HEARTBEAT_SECONDS))
+                spare = self._spare.wait(now) if self._pipeline.improves else math.inf
+                self._changed.wait(min(self._queue.wake_time(now) - now, spare, HEARTBEAT_SECONDS))
                 action = self._queue.next(time.monotonic(), flush=self._stopping)
             resets, self._resets = self._resets, []
             closed, self._closed = self._closed, []

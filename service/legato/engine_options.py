@@ -9,6 +9,7 @@ import torch
 
 from legato.answering import IMAGE_SIZES
 from legato.inversion.streaming import TrackerOptions
+from legato.inversion.window import WindowOptions
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -26,6 +27,7 @@ class EngineOptions:
     clips: int = 4  # whole clips that may wait or be worked on
     clip_rows: int = 2  # frames of a clip that are computed at a time; a live frame waits for so many
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
+    window: WindowOptions = field(default_factory=WindowOptions)
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

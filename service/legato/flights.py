@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from legato.inversion.streaming import TrackerState
+from legato.inversion.tracker_state import TrackerState
 from legato.models import GeneratorConfig
 from legato.models.flow import MAX_SIDE
 from legato.types import FrameJob
@@ -52,14 +52,12 @@ class Flights:
     """
 
     images: Tensor  # [F, 3, R, R] in [-1, 1]
-    encoded: Tensor  # [F, L, D]: E(x)
     visible: Tensor  # [F, 1, R, R]: where the warped output shows what the frame shows
 
     def __init__(
         self, rows: int, *, layers: int, dim: int, resolution: int, flow_side: int, device: torch.device
     ) -> None:
         self.images = torch.zeros(rows, 3, resolution, resolution, device=device)
-        self.encoded = torch.zeros(rows, layers, dim, device=device)
         self.visible = torch.zeros(rows, 1, resolution, resolution, device=device)
         self.state = TrackerState.zeros(
             rows, layers=layers, dim=dim, resolution=resolution, flow_side=flow_side, device=device
@@ -100,7 +98,7 @@ def state_sizes(config: GeneratorConfig) -> dict[str, int]:
 
 
 def state_bytes(config: GeneratorConfig) -> tuple[int, int]:
-    """Bytes that are kept for each session, and for each frame in flight."""
+    """Bytes that are kept for each session, its window not included, and for each frame in flight."""
     state = TrackerState.zeros(1, **state_sizes(config), device=torch.device("meta"))
     session = sum(getattr(state, item.name).nbytes for item in fields(state))
-    return session, session + 4 * (config.num_layers * config.w_dim + (3 + 1) * config.resolution**2)
+    return session, session + 4 * (3 + 1) * config.resolution**2

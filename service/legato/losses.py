@@ -31,14 +31,15 @@ def mse(image: Tensor, target: Tensor) -> Tensor:
     return (image - target).square().mean((1, 2, 3))
 
 
-def masked_l1(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference over the pixels where `mask` [B, 1, H, W] is 1, divided by all pixels: [B].
+def masked_mse(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference over the pixels where `mask` [B, 1, H, W] is 1, divided by all pixels: [B].
 
     With `target` the last output warped by the flow of the real frames and `mask` its visible part, this is the
-    short-term temporal loss of Lai et al. 2018 (Learning Blind Video Temporal Consistency, eq. 2) with a binary mask.
+    short-term temporal loss of Lai et al. 2018 (Learning Blind Video Temporal Consistency, eq. 2), squared as the terms
+    beside it are, with a binary mask.
     Dividing by all pixels lets a frame that is mostly hidden pull less.
     """
-    return ((image - target).abs() * mask).mean((1, 2, 3))
+    return ((image - target).square() * mask).mean((1, 2, 3))
 
 
 def laplacian_pyramid_l1(image: Tensor, target: Tensor, levels: int = 4) -> Tensor:

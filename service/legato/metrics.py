@@ -24,7 +24,7 @@ STAGE_SECONDS = (0.0005, 0.001, 0.002, *FRAME_PERIODS)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 STEPS = (0, 1, 2, 4, 8, 16, 32)
 PSNR_DB = (10, 15, 20, 22, 24, 26, 28, 30, 32, 34, 36, 40)
-STAGES = ("decode", "queue", "encode", "warp", "refine", "synthesize", "edit", "encode_image")
+STAGES = ("decode", "queue", "encode", "residual", "warp", "refine", "synthesize", "edit", "encode_image")
 SESSION_OUTCOMES = ("closed", "expired", "refused", "shutdown")
 CLIP_OUTCOMES = ("completed", "canceled", "failed", "refused", "shutdown")
 CLIP_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -52,6 +52,7 @@ class Metrics:
         )
         self.batch_size = histogram("legato_batch_size", "Frames that ran together", ["stage"], buckets=BATCH_SIZES)
         self.refine_steps = histogram("legato_refine_steps", "Gradient steps on a frame", buckets=STEPS)
+        self.window_steps = counter("legato_window_steps_total", "Gradient steps on keyframes of streams' windows")
         self.reconstruction_psnr = histogram(
             "legato_reconstruction_psnr_db", "Reconstruction against the frame, sampled", buckets=PSNR_DB
         )
@@ -94,6 +95,10 @@ class Metrics:
     def queue(self, depth: int) -> None:
         """`depth` frames wait."""
         self.queue_depth.set(depth)
+
+    def window(self, keyframes: int) -> None:
+        """So many keyframes of a stream's window took a step."""
+        self.window_steps.inc(keyframes)
 
     def memory(self, session: int, in_flight: int) -> None:
         """What is kept for each session, and for each frame in flight: bytes."""

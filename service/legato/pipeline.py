@@ -1,4 +1,4 @@
-"""The path of frames through the model: encode -> warp -> refine -> edit -> synthesize.
+"""The path of frames through the model: encode -> correct -> warp -> refine -> edit -> synthesize.
 
 A frame begins in one batch, takes each of its steps in another, and ends in a third; who shares them does not matter to
 it. The last stage is in `legato.answering`.
@@ -17,9 +17,13 @@ from legato.calls import SynthesisCall
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput, LegatoError
 from legato.flights import Flight, Flights, Observe, Stopwatch, state_bytes, state_sizes
-from legato.inversion.streaming import Motion, Tracker, TrackerOptions, TrackerState
+from legato.inversion.streaming import Motion, Tracker, TrackerOptions
+from legato.inversion.tracker_state import TrackerState
+from legato.inversion.window import Window, WindowOptions
+from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
+from legato.models.refiners import Refiners
 from legato.types import FrameAnswer, FrameJob, Synthesis
 from legato.warping import Warping
 
@@ -35,11 +39,13 @@ class Pipeline:
 
     Args:
         generator, encoder, directions: the model; they fit each other.
+        refiners: of this generator and encoder, where the model has them.
         slots: streams whose state is kept.
         in_flight: frames that may be between `begin` and `finish`.
         max_steps: most gradient steps of one frame.
         dtype: torch.bfloat16 or torch.float32.
         tracker: weights and rates of the refinement.
+        window: what is kept of the streams' keyframes; None or a share of 0: no windows.
         image_sizes: how many images are synthesized at a time, increasing, with 1 among them.
         observe: called after each stage.
     """
@@ -51,34 +57,54 @@ class Pipeline:
         directions: Directions,
         *,
         slots: int,
+        refiners: Refiners | None = None,
         in_flight: int = 32,
         max_steps: int = 16,
         dtype: torch.dtype = torch.float32,
         tracker: TrackerOptions | None = None,
+        window: WindowOptions | None = None,
         image_sizes: Sequence[int] = IMAGE_SIZES,
         observe: Observe = lambda stage, size, seconds: None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
         self.encoder = encoder.eval().requires_grad_(False)
-        self.generator.autocast_dtype = self.encoder.autocast_dtype = None if dtype == torch.float32 else dtype
+        refiners = refiners or Refiners()
+        for network in (self.generator, self.encoder, refiners.residual):
+            if network is not None:
+                network.autocast_dtype = None if dtype == torch.float32 else dtype
         self.directions = directions
         self.resolution = generator.config.resolution
         self.max_steps = max_steps
         self.device = generator.w_avg.device
-        self._tracker = Tracker(generator, tracker)
+        curvature = refiners.curvature
+        if curvature is None:
+            curvature = Curvature(CurvatureConfig(generator.num_layers, generator.config.w_dim))
+        curvature = curvature.to(self.device)
+        self._tracker = Tracker(generator, curvature, refiners.residual, tracker)
+        self._window: Window | None = None
+        if window is not None and window.share > 0.0:
+            self._window = Window(
+                generator, curvature, slots=slots, resolution=self.resolution, device=self.device, options=window
+            )
         self._stage = Stopwatch(observe)
         self.image_sizes = tuple(image_sizes)
-        self._answering = Answering(self.generator, directions, self._tracker, self._stage, self.image_sizes)
+        self._answering = Answering(
+            self.generator, directions, self._tracker, self._stage, self.image_sizes, self._window
+        )
         self._warping = Warping(self.resolution, self.device)
         sizes = state_sizes(generator.config)
         # the last row of the slots is the state of a stream that has not begun
         self._slots = TrackerState.zeros(slots + 1, **sizes, device=self.device)
         self._flights = Flights(in_flight, **sizes, device=self.device)
         self.session_bytes, self.flight_bytes = state_bytes(generator.config)
+        if self._window is not None:
+            self.session_bytes += self._window.bytes_of_slot
 
     def reset(self, slot: int) -> None:
         """Makes a slot that of a stream that has not begun. A frame in flight will not change it any more."""
         self._slots.reset(slot)
+        if self._window is not None:
+            self._window.reset(slot)
         for flight in self._flights:
             if flight.job.slot == slot:
                 flight.kept = False
@@ -135,7 +161,7 @@ class Pipeline:
         with self._stage(flights, "refine"), torch.no_grad():
             motion = Motion(work.state.output[index], work.visible[index])
             first = torch.tensor([flight.taken == 0 for flight in flights], device=self.device)
-            self._tracker.step(work.state, index, work.encoded[index], work.images[index], motion, first)
+            self._tracker.step(work.state, index, work.images[index], motion, first)
         for flight in flights:
             flight.taken += 1
 
@@ -147,6 +173,18 @@ class Pipeline:
             return self._answering.answer(flights, self._flights, self._slots)
         finally:
             self.abandon(flights)
+
+    @property
+    def improves(self) -> bool:
+        """Whether a window has something to do."""
+        return self._window is not None and self._window.ready
+
+    def improve(self) -> int:
+        """One joint step of a stream's keyframes: of how many."""
+        if self._window is None:
+            return 0
+        with self._stage([], "window"), torch.no_grad():
+            return self._window.improve()
 
     def abandon(self, flights: Sequence[Flight]) -> None:
         """Lets frames go; those that have gone already do no harm."""
@@ -182,12 +220,29 @@ class Pipeline:
         state = self._slots.gather([job.slot for job in jobs])
         with self._stage(flights, "encode"):
             encoded = self.encoder(images)
+        if self._tracker.unrolls:
+            with self._stage(flights, "residual"):
+                encoded = self._tracker.corrected(images, encoded)
+        self._tracker.begin(state, encoded)
+        self._follow(jobs, state)
         moving = [row for row, job in enumerate(jobs) if job.max_steps > 0]
-        if moving:
+        if moving and self._tracker.options.flow_weight > 0.0:
             walkers = [flights[row] for row in moving]
             with self._stage(walkers, "warp"):
                 state.output[moving], work.visible[work.index(walkers)] = self._warping.warp(jobs, grays, state, moving)
         state.gray = grays
         index = work.index(flights)
-        work.images[index], work.encoded[index] = images, encoded
+        work.images[index] = images
         work.state.scatter(index.tolist(), state, range(len(flights)))
+
+    def _follow(self, jobs: Sequence[FrameJob], state: TrackerState) -> None:
+        """Moves the corrections of the streams towards what their windows found, by the time since the last frame."""
+        arrival = torch.tensor([job.arrival for job in jobs], dtype=torch.float64)
+        seconds, state.arrival = (arrival - state.arrival).clamp(0.0, 1.0), arrival
+        if self._window is None:
+            return
+        target, known = self._window.target([job.slot for job in jobs], state.encoded)
+        rate = 1.0 - torch.exp(-seconds.float() / self._window.options.blend_seconds)
+        steps = torch.tensor([job.max_steps > 0 for job in jobs])
+        rate = torch.where(steps, rate.clamp_max(self._tracker.options.pull), rate).to(self.device)
+        self._tracker.pull(state, target, rate * (known & (state.frames > 0)))

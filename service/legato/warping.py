@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from legato.inversion.streaming import TrackerState
+from legato.inversion.tracker_state import TrackerState
 from legato.models.flow import MAX_SIDE, DisFlow, gray, resize_flow, visible
 from legato.ops import flow_warp
 from legato.types import FrameJob

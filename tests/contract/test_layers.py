@@ -15,7 +15,7 @@ STAGES: list[set[str]] = [
     {"__init__"},
     {"errors"},
     {"types"},
-    {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure"},
+    {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure", "spare"},
     {"ops"},
     {"models"},
     {"losses", "synthetic"},

@@ -17,6 +17,7 @@ from legato.config import EngineConfig
 from legato.engine import HEARTBEAT_SECONDS, Engine
 from legato.engine_options import EngineOptions
 from legato.errors import InvalidEdit, InvalidInput, LegatoError, NotFound, Overloaded, ShuttingDown
+from legato.inversion import WindowOptions
 from legato.scheduler import Scheduler
 from legato.types import Edit, Frame, FrameAnswer, FrameJob, Outputs
 from tests.pipeline.model import DIM, LAYERS, OVERFLOW, SIDE, SMILE, Model, small_model, stream
@@ -43,6 +44,9 @@ class Recorder:
 
     def queue(self, depth: int) -> None:
         self.heard.append(("queue", depth))
+
+    def window(self, keyframes: int) -> None:
+        self.heard.append(("window", keyframes))
 
     def memory(self, session: int, in_flight: int) -> None:
         self.heard.append(("memory", session, in_flight))
@@ -77,13 +81,19 @@ def frames(model: Model) -> list[Frame]:
     return stream(model, 6)
 
 
-def build(model: Model, *, capacity: int = 16, observer: Recorder | None = None) -> Engine:
+def build(model: Model, *, capacity: int = 16, observer: Recorder | None = None, share: float = 0.0) -> Engine:
     return Engine(
         model.generator,
         model.encoder,
         model.directions,
         queue=Scheduler(capacity=capacity, buckets=BUCKETS, max_wait=0.001),
-        options=EngineOptions(max_sessions=3, batch_buckets=BUCKETS, max_steps=4, precision="float32"),
+        options=EngineOptions(
+            max_sessions=3,
+            batch_buckets=BUCKETS,
+            max_steps=4,
+            precision="float32",
+            window=WindowOptions(share=share, lr=0.5),
+        ),
         name="small",
         observer=observer,
     )
@@ -135,7 +145,7 @@ def test_frames_of_a_session_are_answered_in_order(engine: Engine, frames: list[
     assert sorted(a.state_version for a in answers) == [1, 1, 2, 2, 3, 3, 4, 4]
     for a in answers:
         assert a.edited is not None
-        assert list(a.stage_seconds) == ["queue", "encode", "warp", "refine", "edit", "synthesize"]
+        assert list(a.stage_seconds) == ["queue", "encode", "refine", "edit", "synthesize"]
 
 
 def test_sessions_share_batches_and_observers_hear_of_it(

@@ -9,9 +9,11 @@ from torch import Tensor
 from legato.inversion import Code, Correction, FreeLatents, FreeTerm, Objective, Schedule, Term, solve
 from legato.inversion.objective import pixel
 from legato.losses import mse
+from legato.models import Curvature, CurvatureConfig
 from tests.tolerances import ADAM_ROUNDING, EXACT
 
 LAYERS, DIM, SIDE = 3, 4, 4
+IDENTITY = Curvature(CurvatureConfig(LAYERS, DIM), spread=1.0)
 
 
 class Problem:
@@ -89,7 +91,7 @@ def test_memory_carries_on_where_it_stopped() -> None:
 def test_a_correction_is_free_and_its_base_is_not() -> None:
     problem = Problem(2)
     base = torch.randn(2, LAYERS, DIM)
-    code = Correction(base, problem.start - base)
+    code = Correction(base, problem.start - base, IDENTITY)
     found = solve(code, problem.objective(), Schedule(3, 0.1), problem.synthesize)
     direct = solve(FreeLatents(problem.start), problem.objective(), Schedule(3, 0.1), problem.synthesize)
     torch.testing.assert_close(found.latents, direct.latents, **ADAM_ROUNDING)
@@ -113,7 +115,10 @@ def test_works_under_no_grad_on_tensors_of_inference_mode() -> None:
         base = problem.start * 1.0
     with torch.no_grad():
         found = solve(
-            Correction(base, torch.zeros_like(problem.start)), problem.objective(), Schedule(2, 0.1), problem.synthesize
+            Correction(base, torch.zeros_like(problem.start), IDENTITY),
+            problem.objective(),
+            Schedule(2, 0.1),
+            problem.synthesize,
         )
     assert not torch.equal(found.latents, base)
 

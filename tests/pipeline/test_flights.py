@@ -121,5 +121,5 @@ def test_memory_is_what_is_told(model: Model) -> None:
     flights = Flights(3, **state_sizes(config), device=torch.device("cpu"))
     state = sum(getattr(flights.state, item.name).nbytes for item in fields(flights.state))
     assert session == state // 3
-    work = sum(tensor.nbytes for tensor in (flights.images, flights.encoded, flights.visible))
+    work = sum(tensor.nbytes for tensor in (flights.images, flights.visible))
     assert in_flight == session + work // 3

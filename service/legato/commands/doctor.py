@@ -16,6 +16,7 @@ from legato.errors import LegatoError
 
 PACKAGES = ("torch", "numpy", "grpcio", "protobuf", "opencv-python-headless", "simplejpeg", "safetensors")
 MODEL_FILES = ("generator.safetensors", "encoder.safetensors", "directions.safetensors")
+REFINERS = ("residual_encoder.safetensors", "curvature.safetensors")  # a model can be served without them
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,6 +76,7 @@ def examine(model: str) -> dict[str, dict[str, Any]]:
         },
         "ops": {**live_backends("cpu"), **_on_cuda(live_backends("cuda") if cuda else {})},
         "model": {name: _file(model, name) for name in MODEL_FILES},
+        "refinement": {name: _file(model, name) for name in REFINERS},
         "session": _state_bytes(model),
     }
 

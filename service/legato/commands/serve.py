@@ -75,7 +75,9 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     from legato.engine import Engine
     from legato.engine_options import EngineOptions
     from legato.inversion.streaming import TrackerOptions
+    from legato.inversion.window import WindowOptions
     from legato.models import load_encoder, load_generator
+    from legato.models.refiners import load_refiners
     from legato.ops import cuda_half, require_backends
     from legato.scheduler import Scheduler
 
@@ -83,12 +85,15 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     if observer is not None:
         observer.ops(ops)
     generator, encoder = load_generator(settings.model), load_encoder(settings.model)
+    refiners = load_refiners(settings.model, generator, encoder)
     directions = load_directions(settings.directions or settings.model, generator_digest=generator.digest)
     log.info("ops", extra={"fields": {**ops, "cuda_half": cuda_half()}})
+    log.info("refinement", extra={"fields": refiners.told})
     return Engine(
         generator,
         encoder,
         directions,
+        refiners=refiners,
         queue=Scheduler(
             capacity=settings.queue_size,
             buckets=settings.batch_buckets,
@@ -108,6 +113,14 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
                 lr=settings.refine_lr,
                 flow_weight=settings.refine_flow_weight,
                 prior_weight=settings.refine_prior_weight,
+                smoothing=settings.refine_smoothing,
+                residual_steps=settings.residual_steps,
+            ),
+            window=WindowOptions(
+                share=settings.window_share,
+                keyframes=settings.window_keyframes,
+                rows=settings.window_rows,
+                blend_seconds=settings.window_blend_seconds,
             ),
         ),
         name=Path(settings.model).name,

@@ -1,4 +1,4 @@
-"""`legato train generator`, `legato train encoder`: resumable trainings in a folder of their own."""
+"""`legato train`: resumable trainings of a generator and an encoder in folders of their own; a model's curvature."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from legato.commands import _train_encoder
+from legato.commands import _train_curvature, _train_encoder
 from legato.commands._numbers import amount, count, seed
 from legato.commands._train_options import Started, open_images
 from legato.errors import ConfigError
@@ -35,8 +35,10 @@ the mapping network; for renders of heads, whose factors are known. Exports gene
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`train` with its two trainings."""
-    parser = subparsers.add_parser("train", help="train a generator or an encoder", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", metavar="{generator,encoder}", required=True)
+    parser = subparsers.add_parser(
+        "train", help="train a generator or an encoder, or measure a curvature", description=__doc__
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="{generator,encoder,curvature}", required=True)
     style = argparse.RawDescriptionHelpFormatter
 
     generator = kinds.add_parser(
@@ -73,6 +75,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _train_encoder.add_arguments(encoder)
     _add_common(encoder)
 
+    curvature = kinds.add_parser(
+        "curvature", help="what the tracker's steps are measured by", description=_train_curvature.DESCRIPTION
+    )
+    _train_curvature.add_arguments(curvature)
+
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -97,6 +104,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains until done, interrupted (exit code 130) or out of --minutes. Raises LegatoError."""
+    if args.kind == "curvature":
+        return _train_curvature.run(args)
     import torch
 
     from legato.devices import find_device

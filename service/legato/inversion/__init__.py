@@ -9,8 +9,10 @@ from legato.inversion.multi_code import Composition, MultiCodeInversion, MultiCo
 from legato.inversion.objective import Features, FreeTerm, Objective, Term
 from legato.inversion.solve import Inversion, Schedule, solve
 from legato.inversion.state import Checkpoint, Moments, SolveState
-from legato.inversion.streaming import Tracker, TrackerOptions, TrackerState
+from legato.inversion.streaming import Motion, Tracker, TrackerOptions
+from legato.inversion.tracker_state import TrackerState
 from legato.inversion.w_plus import w_plus
+from legato.inversion.window import Window, WindowOptions
 
 __all__ = [
     "METHODS",
@@ -29,6 +31,7 @@ __all__ = [
     "InvertedClip",
     "Method",
     "Moments",
+    "Motion",
     "MultiCodeInversion",
     "MultiCodeOptions",
     "Networks",
@@ -41,6 +44,8 @@ __all__ = [
     "TrackerOptions",
     "TrackerState",
     "WPlusOptions",
+    "Window",
+    "WindowOptions",
     "consecutive",
     "in_domain",
     "invert_clips",

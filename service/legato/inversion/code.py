@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from legato.models.curvature import Curvature
+
 Synthesize = Callable[[Tensor], Tensor]  # latents [B, L, D] -> images [B, 3, R, R] in [-1, 1], differentiable
 
 
@@ -55,10 +57,11 @@ class FreeLatents(Code):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Correction(Code):
-    """A correction to known codes is free: w = base + c."""
+    """A correction to known codes is free, in the coordinates of the generator's curvature: w = base + moves(c)."""
 
     base: Tensor  # [B, L, D]
-    initial: Tensor  # [B, L, D]
+    initial: Tensor  # [B, L, D]: coordinates
+    curvature: Curvature
 
     @property
     def start(self) -> tuple[Tensor, ...]:
@@ -66,4 +69,4 @@ class Correction(Code):
 
     def latents(self, *free: Tensor) -> Tensor:
         (c,) = free
-        return self.base + c
+        return self.base + self.curvature.moves(c)

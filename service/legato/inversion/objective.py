@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from legato.inversion.pauses import in_rows
-from legato.losses import l1, laplacian_pyramid_l1, masked_l1, mse
+from legato.losses import l1, laplacian_pyramid_l1, masked_mse, mse
 
 Features = Callable[[Tensor], Sequence[Tensor]]  # images [B, 3, R, R] in [-1, 1] -> maps [B, C, h, w], differentiable
 
@@ -88,8 +88,8 @@ def reconstruction(target: Tensor, features: Features | None = None, perceptual_
 
 
 def flow_consistency(warped: Tensor, visible: Tensor, weight: float) -> Term:
-    """L1 to the last output warped into this frame [B, 3, R, R], where `visible` [B, 1, R, R] is 1."""
-    return Term("flow", weight, lambda image, latents: masked_l1(image, warped, visible))
+    """Squared difference to the last output warped into this frame [B, 3, R, R], where `visible` [B, 1, R, R] is 1."""
+    return Term("flow", weight, lambda image, latents: masked_mse(image, warped, visible))
 
 
 def prior(center: Tensor, weight: float) -> Term:

@@ -1,12 +1,15 @@
 """Networks: the StyleGAN2 generator, its encoder and its discriminator, and their files."""
 
+from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
-from legato.models.files import load_encoder, load_generator, load_residual_encoder, save_model
+from legato.models.files import load_curvature, load_encoder, load_generator, load_residual_encoder, save_model
 from legato.models.generator import Features, Generator, GeneratorConfig
 from legato.models.residual_encoder import ResidualEncoder
 
 __all__ = [
+    "Curvature",
+    "CurvatureConfig",
     "Discriminator",
     "Encoder",
     "EncoderConfig",
@@ -14,6 +17,7 @@ __all__ = [
     "Generator",
     "GeneratorConfig",
     "ResidualEncoder",
+    "load_curvature",
     "load_encoder",
     "load_generator",
     "load_residual_encoder",

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from legato.errors import ModelFileError
+from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.generator import Generator, GeneratorConfig
 from legato.models.residual_encoder import ResidualEncoder
@@ -29,8 +30,13 @@ from legato.models.residual_encoder import ResidualEncoder
 FORMAT = "legato"
 VERSION = 1
 
-Model = TypeVar("Model", Generator, Encoder, ResidualEncoder)
-KINDS = {Generator: "generator", Encoder: "encoder", ResidualEncoder: "residual_encoder"}
+Model = TypeVar("Model", Generator, Encoder, ResidualEncoder, Curvature)
+KINDS = {
+    Generator: "generator",
+    Encoder: "encoder",
+    ResidualEncoder: "residual_encoder",
+    Curvature: "curvature",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Header:
 
 
 def save_model(
-    module: Generator | Encoder | ResidualEncoder,
+    module: Generator | Encoder | ResidualEncoder | Curvature,
     path: str | Path,
     *,
     meta: Mapping[str, Any],
@@ -77,6 +83,11 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
 def load_residual_encoder(path_or_name: str | Path) -> ResidualEncoder:
     """As load_encoder, of residual_encoder.safetensors. Raises ModelFileError."""
     return _load(path_or_name, ResidualEncoder, EncoderConfig)
+
+
+def load_curvature(path_or_name: str | Path) -> Curvature:
+    """As load_encoder, of curvature.safetensors. Raises ModelFileError."""
+    return _load(path_or_name, Curvature, CurvatureConfig)
 
 
 def resolve(path_or_name: str | Path, filename: str) -> Path:

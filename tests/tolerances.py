@@ -127,3 +127,5 @@ DRAWN_NOISE = 0.05  # relative; deviation of some thousand normal values, clippe
 ROTATION_FLOAT32 = Tolerance(rtol=1e-4, atol=1e-5)  # sums over 24 products of float32
 STORED_HALF = Tolerance(rtol=0.0, atol=1e-3)  # numbers below 1 that were stored as float16
 SHARE_OF_TIME = 0.005  # absolute; 100 s in pieces of 0.01 s
+# Mean difference, in levels of 255, of an image synthesized in batches of different sizes; the server may run bfloat16.
+BESIDE_OTHERS_LEVELS = 1.0

@@ -17,12 +17,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from legato.errors import InvalidInput, LegatoError, Overloaded, ProtocolViolation
 from legato.options import Change, DropReason, Policy, Settings
-from legato.types import Edit, FrameAnswer
+from legato.types import FrameAnswer
 from legato.work import Failed, FrameObserver, Outcome, Stats, Unobserved, Work
 
 RUNNING = 2  # frames of one session between take and next_answer: one in the engine, one on its way in or out
@@ -98,9 +97,9 @@ class Session:
         arrival: float,
         *,
         capture_time: float = 0.0,
-        edits: tuple[Edit, ...] | None = None,
+        own: Change | None = None,
     ) -> None:
-        """Takes in a frame; `edits` replace the session's for this frame alone.
+        """Takes in a frame; `own` changes the session's settings for this frame alone.
 
         Raises Overloaded (ANSWERS_NOT_TAKEN) when the client takes no answers; all else is answered in the stream.
         """
@@ -108,8 +107,8 @@ class Session:
         if not self._enter(work):
             return
         work.settings = self._settings_at(seq)
-        if edits is not None:
-            work.settings = replace(work.settings, edits=edits)
+        if own is not None:
+            work.settings = own.apply(work.settings)
         if self.policy is Policy.LATEST:
             while self._waiting:
                 self._settle(self._waiting.popleft(), DropReason.STALE)

@@ -193,7 +193,7 @@ def test_seq_only_rises() -> None:
 def test_an_update_holds_from_the_next_frame_even_past_a_parked_one() -> None:
     protocol = begun(credits=1, policy="latest")
     send(protocol), send(protocol)
-    protocol.update([Edit("smile", 1.0)], None, None, 0)
+    protocol.update({"edits": [Edit("smile", 1.0)]})
     assert protocol.next_message() is not None  # frame 1; frame 2 is parked
     message = protocol.next_message()
     assert message is not None
@@ -204,7 +204,7 @@ def test_an_update_holds_from_the_next_frame_even_past_a_parked_one() -> None:
 
 def test_an_empty_update_of_the_edits_clears_them() -> None:
     protocol = begun()
-    protocol.update((), None, None, 0)
+    protocol.update({"edits": ()})
     message = protocol.next_message()
     assert message is not None
     assert message.update.HasField("edits")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ def pipeline(model: Model) -> Pipeline:
 
 
 @pytest.fixture
-def synthesized(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def synthesized(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batch sizes of every synthesis."""
     sizes: list[int] = []
     whole = pipeline.generator.synthesize
@@ -59,7 +58,7 @@ def synthesized(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator
         return whole(styles, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pipeline.generator, "synthesize", counted)
-    yield sizes
+    return sizes
 
 
 def answer(result: FrameAnswer | LegatoError) -> FrameAnswer:
@@ -95,6 +94,7 @@ def test_every_variant_is_answered_with_its_image(
     for pixels, edits in wanted:
         assert pixels is not None
         np.testing.assert_allclose(pixels.astype(int), drawn(model, frames[0], **edits), **LEVELS_ROUNDING)
+    assert found.reconstruction is not None
     assert not np.array_equal(found.variants[0], found.reconstruction)
 
 

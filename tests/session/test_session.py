@@ -177,8 +177,8 @@ def test_updates_hold_from_the_frame_that_they_name() -> None:
 
 def test_edits_of_a_frame_are_for_that_frame_alone() -> None:
     s = session(settings=Settings(edits=SMILE))
-    s.receive(1, None, 0.0, edits=YAW)
-    s.receive(2, None, 0.0, edits=())
+    s.receive(1, None, 0.0, own=Change(edits=YAW))
+    s.receive(2, None, 0.0, own=Change(edits=()))
     s.receive(3, None, 0.0)
     assert [each.edits for each in settings_of_all(s)] == [YAW, (), SMILE]
 

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 
@@ -16,14 +16,7 @@ from legato_client.feed import Feed
 from legato_client.images import Picture
 from legato_client.protocol import StreamProtocol
 from legato_client.session import CLOSE_SECONDS, SessionFacts
-from legato_client.types import (
-    Answer,
-    Budget,
-    Edits,
-    Frame,
-    Outputs,
-    SessionStats,
-)
+from legato_client.types import Answer, Changes, Frame, SessionStats
 from legato_pb import inversion_pb2 as pb
 
 if TYPE_CHECKING:
@@ -85,16 +78,9 @@ class AsyncSession(SessionFacts):
         self._notify()
         return answer
 
-    async def update(
-        self,
-        *,
-        edits: Edits | None = None,
-        budget: Budget | None = None,
-        outputs: Outputs | None = None,
-        from_seq: int = 0,
-    ) -> None:
+    async def update(self, **changes: Unpack[Changes]) -> None:
         """Changes what later frames ask for: from the next frame on, or from `from_seq`."""
-        self._protocol.update(edits, budget, outputs, from_seq)
+        self._protocol.update(changes)
         self._notify()
 
     async def close(self, *, timeout: float = CLOSE_SECONDS) -> SessionStats:

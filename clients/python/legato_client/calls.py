@@ -21,6 +21,7 @@ from legato_client.types import (
     SessionState,
     SessionStats,
     Synthesis,
+    Variants,
     edit_list,
 )
 from legato_pb import inversion_pb2 as pb
@@ -42,6 +43,8 @@ class InvertOptions(TypedDict, total=False):
     """Name from `list_models`; empty: the server's default."""
     edits: Edits
     """What `edited` shows; none: no edited image."""
+    variants: Variants
+    """Further edited images, as in a session."""
     steps: int
     """Gradient steps after the encoder."""
     outputs: Outputs
@@ -65,12 +68,19 @@ EVERYTHING = Outputs(latents=True, format="png")
 
 
 def invert(
-    image: Picture, *, model: str = "", edits: Edits = (), steps: int = 0, outputs: Outputs = EVERYTHING
+    image: Picture,
+    *,
+    model: str = "",
+    edits: Edits = (),
+    variants: Variants = (),
+    steps: int = 0,
+    outputs: Outputs = EVERYTHING,
 ) -> Call[Inversion]:
     request = pb.InvertRequest(
         model=model,
         image=wire.image(packed(image, "auto")),
         edits=wire.edits(edit_list(edits)),
+        variants=wire.variants(variants),
         steps=steps,
         output=wire.outputs(outputs),
     )

@@ -22,10 +22,11 @@ from legato_client.clip import Filled, paced, through
 from legato_client.errors import InvalidEdit, LegatoError
 from legato_client.images import Image
 from legato_client.invert_command import invert, save_arrays
-from legato_client.media import MediaError, Source, open_sink, open_source
+from legato_client.media import MediaError, Source, open_source
 from legato_client.report import Meter
 from legato_client.session import Session
 from legato_client.types import Budget, Edit, Outputs
+from legato_client.variant_option import Sinks, add_variant_option, named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,22 +49,25 @@ def stream(args: argparse.Namespace) -> None:
     show = args.show or ("edited" if args.edit else "reconstruction")
     if show == "edited" and not args.edit:
         raise InvalidEdit("--show edited needs an --edit NAME=STRENGTH")
-    sink = open_sink(args.output, source.rate, source.tick)
+    variants, edits = named(args.variant), args.edit if show == "edited" else ()
+    sink = Sinks(args.output, tuple(variants), source.rate, source.tick)
     outputs = Outputs(
         reconstruction=show == "reconstruction",
-        edited=show == "edited",
+        edited=bool(edits or variants),
         latents=args.latents is not None,
         format=sink.format,
     )
     meter, track = Meter(), _Track()
     with Client(args.server) as client:
         budget = Budget(max_steps=args.steps)
-        opening = client.open(model=args.model, edits=args.edit, policy=args.policy, budget=budget, outputs=outputs)
+        opening = client.open(
+            model=args.model, edits=edits, variants=variants, policy=args.policy, budget=budget, outputs=outputs
+        )
         with opening as session, sink:
             try:
                 for filled in _with_progress(session, source, meter, args.live):
                     shown = filled.result.edited if show == "edited" else filled.result.reconstruction
-                    sink.write(cast(Image, shown), filled.shot)
+                    sink.write(cast(Image, shown), filled.result.variants, filled.shot)
                     track.add(filled, source.tick)
             finally:
                 if args.latents is not None and track.times:
@@ -71,7 +75,8 @@ def stream(args: argparse.Namespace) -> None:
     count = len(track.times)
     report = meter.report(count, count)
     if args.json:
-        facts = {"model": session.model.name, "model_digest": session.model.digest, "show": show}
+        facts: dict[str, Any] = {"model": session.model.name, "model_digest": session.model.digest, "show": show}
+        facts["variants"] = {name: str(path) for name, path in sink.paths.items()}
         print(json.dumps({**report, "frames_replaced": sum(track.replaced), **facts}, indent=2))
         return
     side, age = session.model.resolution, report["frame_age_ms"]
@@ -80,6 +85,8 @@ def stream(args: argparse.Namespace) -> None:
         f"{args.output}: {count} frames of {side}x{side} ({show}), {report['fps']:.1f} frames/s, "
         f"{quality}age {age['p50']:.0f} ms median, {age['p95']:.0f} ms p95"
     )
+    for name, path in sink.paths.items():
+        print(f"{path}: variant {name}")
     if any(track.replaced):
         print(
             f"{sum(track.replaced)} frames were not answered ({meter.dropped} dropped, {meter.failed} failed) and show "
@@ -109,7 +116,7 @@ def directions(args: argparse.Namespace) -> None:
         return
     width = max((len(direction.name) for direction in found), default=0)
     for direction in found:
-        measured = f"response {direction.response:5.2f}  leakage {direction.leakage:5.2f}"
+        measured = f"response {direction.response:5.2f}  leakage {direction.leakage:5.2f}  {direction.space:2}"
         print(f"{direction.name:{width}}  {measured}  {direction.description}".rstrip())
 
 
@@ -191,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=STRENGTH",
         help="a direction from `directions`, in standard deviations of its attribute; may be repeated",
     )
+    add_variant_option(work)
     work.add_argument("--steps", type=_count, default=0, help="gradient steps per frame (default: %(default)s)")
     work.add_argument("--latents", type=Path, metavar="FILE.npz", help="also write the latents, float32 [T, L, D]")
 

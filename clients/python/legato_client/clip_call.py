@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
-from legato_client import wire
+from legato_client import clip_wire
 from legato_client.calls import EVERYTHING
 from legato_client.clip_types import ClipFrame, ClipInversion, ClipProgress
 from legato_client.errors import InvalidInput, ServerError
@@ -50,7 +50,7 @@ class ClipCall:
         outputs: Outputs = EVERYTHING,
     ) -> None:
         # All at once, before the call: an error in the middle of it would reach gRPC's own thread, not the caller.
-        self.requests = wire.clip(_pictures(frames), method, model, edit_list(edits), outputs)
+        self.requests = clip_wire.clip(_pictures(frames), method, model, edit_list(edits), outputs)
         self._on_progress = on_progress
         self._frames: list[ClipFrame] = []
         self._found: ClipInversion | None = None
@@ -58,10 +58,10 @@ class ClipCall:
     def take(self, answer: pb.InvertClipResponse) -> None:
         """Takes an answer in; what `on_progress` raises goes through."""
         if answer.HasField("frame"):
-            self._frames.append(wire.read_clip_frame(answer.frame))
+            self._frames.append(clip_wire.read_frame(answer.frame))
         elif answer.HasField("done"):
-            self._found = wire.read_clip_done(answer.done, self._frames)
-        elif self._on_progress is not None and (progress := wire.read_clip_progress(answer)) is not None:
+            self._found = clip_wire.read_done(answer.done, self._frames)
+        elif self._on_progress is not None and (progress := clip_wire.read_progress(answer)) is not None:
             self._on_progress(progress)
 
     def result(self) -> ClipInversion:

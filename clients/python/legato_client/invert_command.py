@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,6 +18,7 @@ from legato_client.clip_types import ClipFrame, ClipInversion, ClipProgress
 from legato_client.images import Image, Picture
 from legato_client.media import IMAGE_SUFFIXES, MediaError, Shot, open_sink, open_source
 from legato_client.types import Inversion, Outputs
+from legato_client.variant_option import beside, named
 
 _IMAGE_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
@@ -27,6 +28,8 @@ def invert(args: argparse.Namespace) -> None:
     is_image = args.input.suffix.lower() in IMAGE_SUFFIXES and not args.input.is_dir()
     if args.steps and (args.method or not is_image):
         raise MediaError("--steps is for one image without a --method; write --method consecutive:steps=N")
+    if args.variant and (args.method or not is_image):
+        raise MediaError("--variant is for `stream`, and for one image without a --method")
     if not is_image:
         _clip(args)
         return
@@ -48,10 +51,11 @@ def save_arrays(path: Path, **arrays: Any) -> None:
 def _image(args: argparse.Namespace, outputs: Outputs) -> None:
     data, options = args.input.read_bytes(), {"model": args.model, "edits": args.edit, "outputs": outputs}
     found: Inversion | ClipFrame
+    variants, further = named(args.variant), cast(Mapping[str, Image], {})
     with Client(args.server) as client:
         if args.method is None:
-            found = single = client.invert(data, steps=args.steps, **options)
-            digest = single.model_digest
+            found = single = client.invert(data, steps=args.steps, variants=variants, **options)
+            digest, further = single.model_digest, single.variants
         else:
             with _Bar() as bar:
                 whole = client.invert_clip([data], args.method, on_progress=bar.show, **options)
@@ -59,6 +63,8 @@ def _image(args: argparse.Namespace, outputs: Outputs) -> None:
     shown = cast(Image, found.edited if args.edit else found.reconstruction)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_bytes(shown.data)
+    for name, picture in further.items():
+        beside(args.output, name).write_bytes(picture.data)
     if args.latents is not None:
         save_arrays(args.latents, latents=found.latents, model_digest=digest)
     if args.json:

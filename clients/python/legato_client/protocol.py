@@ -29,6 +29,7 @@ from legato_client.images import Picture
 from legato_client.types import (
     Answer,
     Budget,
+    Changes,
     Dropped,
     Edits,
     Failed,
@@ -39,6 +40,7 @@ from legato_client.types import (
     Outputs,
     Policy,
     SessionStats,
+    Variants,
     edit_list,
 )
 from legato_pb import inversion_pb2 as pb
@@ -57,6 +59,7 @@ class StreamProtocol:
         *,
         model: str = "",
         edits: Edits = (),
+        variants: Variants = (),
         policy: Policy = "ordered",
         budget: Budget | None = None,
         outputs: Outputs | None = None,
@@ -89,6 +92,7 @@ class StreamProtocol:
         options = pb.SessionOptions(
             policy=wire.policy(policy),
             edits=wire.edits(edit_list(edits)),
+            variants=wire.variants(variants),
             budget=wire.budget(budget),
             output=wire.outputs(outputs),
             credits=answers_ahead,
@@ -146,16 +150,10 @@ class StreamProtocol:
         self._answer(Failed(seq, error.reason, str(error)), over_wire=False)
         return seq
 
-    def update(self, edits: Edits | None, budget: Budget | None, outputs: Outputs | None, from_seq: int) -> None:
-        """Changes what later frames ask for, from the next frame on or from `from_seq`."""
+    def update(self, changes: Changes) -> None:
+        """Changes what later frames ask for."""
         self._check_usable()
-        message = pb.Update(
-            edits=None if edits is None else wire.edit_list(edit_list(edits)),
-            budget=wire.budget(budget),
-            output=wire.outputs(outputs),
-            from_seq=from_seq or self._last_seq + 1,
-        )
-        self._outbox.append(pb.StreamRequest(update=message))
+        self._outbox.append(pb.StreamRequest(update=wire.update(changes, self._last_seq + 1)))
 
     def close(self) -> None:
         """Asks the server to end the session. What is in flight is still answered."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import grpc
 
@@ -14,7 +14,7 @@ from legato_client.errors import Cancelled, DeadlineMissed, LegatoError, from_rp
 from legato_client.feed import Feed
 from legato_client.images import Picture
 from legato_client.protocol import StreamProtocol
-from legato_client.types import Answer, Budget, Edits, Frame, Limits, ModelInfo, Notice, Opened, Outputs, SessionStats
+from legato_client.types import Answer, Changes, Frame, Limits, ModelInfo, Notice, Opened, SessionStats
 from legato_pb import inversion_pb2 as pb
 from legato_pb.inversion_pb2_grpc import InversionServiceStub
 
@@ -121,17 +121,10 @@ class Session(SessionFacts):
             self._changed.notify_all()
         return answer
 
-    def update(
-        self,
-        *,
-        edits: Edits | None = None,
-        budget: Budget | None = None,
-        outputs: Outputs | None = None,
-        from_seq: int = 0,
-    ) -> None:
+    def update(self, **changes: Unpack[Changes]) -> None:
         """Changes what later frames ask for: from the next frame on, or from `from_seq`."""
         with self._changed:
-            self._protocol.update(edits, budget, outputs, from_seq)
+            self._protocol.update(changes)
             self._changed.notify_all()
 
     def close(self, *, timeout: float = CLOSE_SECONDS) -> SessionStats:

@@ -35,11 +35,22 @@ class Edit:
 Edits: TypeAlias = Iterable[Edit] | Mapping[str, float]
 
 
+Variants: TypeAlias = Iterable[Edits] | Mapping[str, Edits]
+
+
 def edit_list(edits: Edits) -> tuple[Edit, ...]:
     """Edits from either form that users write: `[Edit("smile", 2)]` or `{"smile": 2}`."""
     if isinstance(edits, Mapping):
         return tuple(Edit(name, float(strength)) for name, strength in edits.items())
     return tuple(edits)
+
+
+def variant_list(variants: Variants) -> tuple[tuple[str, tuple[Edit, ...]], ...]:
+    """Names and edits of variants from either form that users write: `{"young": {"age": -2}}`, or without names, which
+    are then their numbers: `[{"age": -2}, {"age": 2}]`."""
+    if isinstance(variants, Mapping):
+        return tuple((name, edit_list(edits)) for name, edits in variants.items())
+    return tuple((str(number), edit_list(edits)) for number, edits in enumerate(variants, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ class Outputs:
     """What an answer shall hold, and in which image format it travels."""
 
     reconstruction: bool = True
-    edited: bool = True
+    edited: bool = True  # the variants too
     latents: bool = False
     format: ImageFormat = "jpeg"
     jpeg_quality: int = 90
@@ -77,14 +88,16 @@ class Outputs:
 class Frame:
     """One frame to send, where an image alone does not say all.
 
-    `image` is uint8 [H, W, 3] RGB, or JPEG or PNG bytes. `capture_time` is in seconds since the epoch. `edits` replace
-    the session's for this frame alone. `flow` is pull flow, float32 [2, H, W] in pixels, (x, y) order.
+    `image` is uint8 [H, W, 3] RGB, or JPEG or PNG bytes. `capture_time` is in seconds since the epoch. `edits` and
+    `variants` replace the session's for this frame alone. `flow` is pull flow, float32 [2, H, W] in pixels, (x, y)
+    order.
     """
 
     image: Picture
     capture_time: float = 0.0
     edits: tuple[Edit, ...] | None = None
     flow: NDArray[np.float32] | None = None
+    variants: Variants | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.capture_time) and self.capture_time >= 0):
@@ -101,7 +114,7 @@ class FrameResult:
     """A frame, inverted and edited.
 
     `latents` is float32 [L, D] in W+. `psnr_db` compares the reconstruction, where one was asked for, with the frame at
-    the model's resolution.
+    the model's resolution. `variants` has an image for every variant that was asked for, by its name or number.
     `server_seconds` runs from arrival to answer, `stage_seconds` says where it went; `age_seconds` runs from the
     hand-over of the frame to `send` until its answer was here.
     """
@@ -117,6 +130,7 @@ class FrameResult:
     server_seconds: float
     stage_seconds: Mapping[str, float]
     age_seconds: float
+    variants: Mapping[str, Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,7 @@ class Limits:
     max_edit_strength: float
     max_edits: int
     resume_seconds: float
+    max_variants: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +185,16 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """A named editing direction: measured response of its attribute at strength 2, mean leakage to the others."""
+    """A named editing direction: measured response of its attribute at strength 2, mean leakage to the others.
+
+    `space` says what it is a step of: "w+", the latents, or "s", the style space.
+    """
 
     name: str
     description: str
     response: float
     leakage: float
+    space: str = "w+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +249,7 @@ class Inversion:
     latents: NDArray[np.float32] | None = field(repr=False)
     psnr_db: float | None
     model_digest: str
+    variants: Mapping[str, Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,6 +261,17 @@ class Synthesis:
     model_digest: str
 
 
+class Changes(TypedDict, total=False):
+    """What `update` changes: parts that are not given stay as they are."""
+
+    edits: Edits
+    variants: Variants
+    budget: Budget
+    outputs: Outputs
+    from_seq: int
+    """The first frame that the change holds for; 0: the next one."""
+
+
 class SessionOptions(TypedDict, total=False):
     """Options of `open`, the same for both clients."""
 
@@ -248,6 +279,8 @@ class SessionOptions(TypedDict, total=False):
     """Name from `list_models`; empty: the server's default."""
     edits: Edits
     """What `edited` shows; none: no edited image."""
+    variants: Variants
+    """Further edited images of every frame: `{"young": {"age": -2}, "old": {"age": 2}}`, or a list of them."""
     policy: Policy
     """"ordered": every frame, answers in order; "latest": the newest wins, every drop is told."""
     budget: Budget

@@ -1,4 +1,4 @@
-"""Client values to and from the messages of legato.v1. The only module that builds or reads a message's fields."""
+"""Client values to and from the messages of legato.v1: built and read here, those of clips in `clip_wire`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato_client import images
-from legato_client.clip_types import ClipFrame, ClipInversion, ClipProgress
-from legato_client.errors import InvalidImage, InvalidInput, MessageTooLarge, ServerError
+from legato_client.errors import InvalidInput, MessageTooLarge, ServerError
 from legato_client.images import Image, ImageFormat, Picture
 from legato_client.types import (
     Budget,
+    Changes,
     Direction,
     Dropped,
     DropReason,
     Edit,
+    Edits,
     Failed,
     Frame,
     FrameEncoding,
@@ -32,6 +33,9 @@ from legato_client.types import (
     SessionState,
     SessionStats,
     Synthesis,
+    Variants,
+    edit_list,
+    variant_list,
 )
 from legato_pb import inversion_pb2 as pb
 
@@ -66,8 +70,16 @@ def edits(values: Iterable[Edit]) -> list[pb.Edit]:
     return [pb.Edit(direction=edit.direction, strength=edit.strength) for edit in values]
 
 
-def edit_list(values: Iterable[Edit] | None) -> pb.EditList | None:
-    return None if values is None else pb.EditList(edits=edits(values))
+def edit_messages(values: Edits | None) -> pb.EditList | None:
+    return None if values is None else pb.EditList(edits=edits(edit_list(values)))
+
+
+def variants(values: Variants) -> list[pb.Variant]:
+    return [pb.Variant(name=name, edits=edits(wanted)) for name, wanted in variant_list(values)]
+
+
+def variant_messages(values: Variants | None) -> pb.VariantList | None:
+    return None if values is None else pb.VariantList(variants=variants(values))
 
 
 def budget(value: Budget | None) -> pb.Budget | None:
@@ -83,6 +95,17 @@ def outputs(value: Outputs | None) -> pb.OutputOptions | None:
         latents=value.latents,
         format=_FORMATS[value.format],
         jpeg_quality=value.jpeg_quality,
+    )
+
+
+def update(changes: Changes, next_seq: int) -> pb.Update:
+    """A change of what frames ask for; it holds from `next_seq` on where it names no frame."""
+    return pb.Update(
+        edits=edit_messages(changes.get("edits")),
+        variants=variant_messages(changes.get("variants")),
+        budget=budget(changes.get("budget")),
+        output=outputs(changes.get("outputs")),
+        from_seq=changes.get("from_seq") or next_seq,
     )
 
 
@@ -109,7 +132,8 @@ def frame(value: Frame | Picture, encoding: FrameEncoding, limits: Limits | None
         capture_time=whole.capture_time,
         image=image(packed),
         flow=flow(whole.flow),
-        edits=edit_list(whole.edits),
+        edits=edit_messages(whole.edits),
+        variants=variant_messages(whole.variants),
     )
 
 
@@ -123,53 +147,14 @@ def latents(value: NDArray[np.float32]) -> pb.Latents:
     return pb.Latents(layers=array.shape[0], dim=array.shape[1], data=array.astype("<f4").tobytes())
 
 
-def clip(
-    pictures: Iterable[Picture], method: str, model: str, edits_wanted: Iterable[Edit], outputs_wanted: Outputs
-) -> list[pb.InvertClipRequest]:
-    """A clip's messages: its options, then its frames. Raises InvalidImage, which names the frame."""
-    options = pb.ClipOptions(model=model, method=method, edits=edits(edits_wanted), output=outputs(outputs_wanted))
-    messages = [pb.InvertClipRequest(options=options)]
-    for index, picture in enumerate(pictures):
-        try:
-            messages.append(pb.InvertClipRequest(frame=image(images.packed(picture, "auto"))))
-        except InvalidImage as error:
-            raise InvalidImage(f"frame {index}: {error}", fields=(f"frames[{index}]",)) from None
-    return messages
-
-
-def read_clip_progress(message: pb.InvertClipResponse) -> ClipProgress | None:
-    """None for an answer that tells of no progress."""
-    if message.HasField("queued"):
-        return ClipProgress(message.queued.ahead, 0, 0, 0.0, 0.0)
-    if not message.HasField("progress"):
-        return None
-    told = message.progress
-    return ClipProgress(0, told.step, told.steps, told.seconds, told.seconds_left)
-
-
-def read_clip_frame(message: pb.ClipFrame) -> ClipFrame:
-    return ClipFrame(index=message.index, **_read_answer(message))
-
-
-def read_clip_done(message: pb.ClipDone, frames: Iterable[ClipFrame]) -> ClipInversion:
-    """Raises ServerError where frames are missing."""
-    found = ClipInversion(
-        frames=tuple(frames),
-        method=message.method,
-        steps=message.steps,
-        seconds=message.seconds,
-        passes_per_frame=message.passes_per_frame,
-        model_digest=message.model_digest,
-    )
-    if len(found.frames) != message.frames:
-        raise ServerError(f"the server speaks of {message.frames} frames and sent {len(found.frames)}")
-    return found
-
-
 def read_image(message: pb.Image) -> Image:
     if message.format not in _FORMAT_NAMES:
         raise ServerError(f"the server sent an image of unknown format {message.format}: is it newer than this client?")
     return Image(_FORMAT_NAMES[message.format], message.data, message.width, message.height)
+
+
+def read_variants(messages: Iterable[pb.VariantImage]) -> dict[str, Image]:
+    return {message.name: read_image(message.image) for message in messages}
 
 
 def read_latents(message: pb.Latents) -> NDArray[np.float32]:
@@ -185,6 +170,7 @@ def read_limits(message: pb.Limits) -> Limits:
         max_edit_strength=message.max_edit_strength,
         max_edits=message.max_edits,
         resume_seconds=message.resume_seconds,
+        max_variants=message.max_variants,
     )
 
 
@@ -200,7 +186,8 @@ def read_model(message: pb.ModelInfo) -> ModelInfo:
 
 
 def read_direction(message: pb.Direction) -> Direction:
-    return Direction(message.name, message.description, message.response, message.leakage)
+    space = message.space or "w+"  # a server that does not tell knows no other
+    return Direction(message.name, message.description, message.response, message.leakage, space)
 
 
 def read_opened(message: pb.Opened) -> Opened:
@@ -216,13 +203,14 @@ def read_opened(message: pb.Opened) -> Opened:
 def read_result(message: pb.FrameResult, age_seconds: float) -> FrameResult:
     return FrameResult(
         seq=message.seq,
-        **_read_answer(message),
+        **read_answer(message),
         steps=message.steps,
         state_version=message.state_version,
         capture_time=message.capture_time,
         server_seconds=message.server_seconds,
         stage_seconds={time.stage: time.seconds for time in message.timings},
         age_seconds=age_seconds,
+        variants=read_variants(message.variants),
     )
 
 
@@ -264,7 +252,9 @@ def read_session(message: pb.GetSessionResponse) -> SessionState:
 
 
 def read_inversion(message: pb.InvertResponse) -> Inversion:
-    return Inversion(**_read_answer(message), model_digest=message.model_digest)
+    return Inversion(
+        **read_answer(message), model_digest=message.model_digest, variants=read_variants(message.variants)
+    )
 
 
 def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
@@ -272,7 +262,8 @@ def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
     return Synthesis(read_image(message.image), found, message.model_digest)
 
 
-def _read_answer(message: pb.FrameResult | pb.InvertResponse | pb.ClipFrame) -> dict[str, Any]:
+def read_answer(message: pb.FrameResult | pb.InvertResponse | pb.ClipFrame) -> dict[str, Any]:
+    """What all kinds of answers hold, by its name in theirs."""
     return {
         "reconstruction": read_image(message.reconstruction) if message.HasField("reconstruction") else None,
         "edited": read_image(message.edited) if message.HasField("edited") else None,

@@ -187,6 +187,7 @@ class SessionOptions(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     policy: Global___DeliveryPolicy.ValueType
     """unspecified: ORDERED"""
     credits: _builtins.int
@@ -199,6 +200,10 @@ class SessionOptions(_message.Message):
     def budget(self) -> Global___Budget: ...
     @_builtins.property
     def output(self) -> Global___OutputOptions: ...
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
+        """further edited images of every frame, beside `edited`"""
+
     def __init__(
         self,
         *,
@@ -207,10 +212,11 @@ class SessionOptions(_message.Message):
         budget: Global___Budget | None = ...,
         output: Global___OutputOptions | None = ...,
         credits: _builtins.int = ...,
+        variants: _abc.Iterable[Global___Variant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "credits", b"credits", "edits", b"edits", "output", b"output", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "credits", b"credits", "edits", b"edits", "output", b"output", "policy", b"policy", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +245,34 @@ class Edit(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Edit: _TypeAlias = Edit  # noqa: Y015
+
+@_typing.final
+class Variant(_message.Message):
+    """One more edited image of a frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """under which it is answered, each once; empty: its number, "1" for the first"""
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Edit]:
+        """at least one"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        edits: _abc.Iterable[Global___Edit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edits", b"edits", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Variant: _TypeAlias = Variant  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):
@@ -277,6 +311,7 @@ class OutputOptions(_message.Message):
     JPEG_QUALITY_FIELD_NUMBER: _builtins.int
     skip_reconstruction: _builtins.bool
     skip_edited: _builtins.bool
+    """no edited image, neither of `edits` nor of a variant"""
     latents: _builtins.bool
     format: Global___ImageFormat.ValueType
     """unspecified: JPEG"""
@@ -341,6 +376,7 @@ class FrameInput(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     FLOW_FIELD_NUMBER: _builtins.int
     EDITS_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """greater than every seq sent before"""
     capture_time: _builtins.float
@@ -355,6 +391,10 @@ class FrameInput(_message.Message):
     def edits(self) -> Global___EditList:
         """where present, replaces the session's edits for this frame alone"""
 
+    @_builtins.property
+    def variants(self) -> Global___VariantList:
+        """where present, replaces the session's variants for this frame alone"""
+
     def __init__(
         self,
         *,
@@ -363,10 +403,11 @@ class FrameInput(_message.Message):
         image: Global___Image | None = ...,
         flow: Global___Flow | None = ...,
         edits: Global___EditList | None = ...,
+        variants: Global___VariantList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["edits", b"edits", "flow", b"flow", "image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edits", b"edits", "flow", b"flow", "image", b"image", "variants", b"variants"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edits", b"edits", "flow", b"flow", "image", b"image", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edits", b"edits", "flow", b"flow", "image", b"image", "seq", b"seq", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,6 +432,26 @@ class EditList(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EditList: _TypeAlias = EditList  # noqa: Y015
+
+@_typing.final
+class VariantList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]: ...
+    def __init__(
+        self,
+        *,
+        variants: _abc.Iterable[Global___Variant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VariantList: _TypeAlias = VariantList  # noqa: Y015
 
 @_typing.final
 class Flow(_message.Message):
@@ -428,6 +489,7 @@ class Update(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     FROM_SEQ_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     from_seq: _builtins.int
     """first frame that it holds for; 0: the next one"""
     @_builtins.property
@@ -438,6 +500,10 @@ class Update(_message.Message):
     def budget(self) -> Global___Budget: ...
     @_builtins.property
     def output(self) -> Global___OutputOptions: ...
+    @_builtins.property
+    def variants(self) -> Global___VariantList:
+        """where present, replaces the session's variants"""
+
     def __init__(
         self,
         *,
@@ -445,10 +511,11 @@ class Update(_message.Message):
         budget: Global___Budget | None = ...,
         output: Global___OutputOptions | None = ...,
         from_seq: _builtins.int = ...,
+        variants: Global___VariantList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "edits", b"edits", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "edits", b"edits", "output", b"output", "variants", b"variants"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "edits", b"edits", "from_seq", b"from_seq", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "edits", b"edits", "from_seq", b"from_seq", "output", b"output", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,14 +660,18 @@ class Limits(_message.Message):
     MAX_EDIT_STRENGTH_FIELD_NUMBER: _builtins.int
     MAX_EDITS_FIELD_NUMBER: _builtins.int
     RESUME_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_VARIANTS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     max_pixels: _builtins.int
     """of one input image"""
     max_steps: _builtins.int
     max_edit_strength: _builtins.float
     max_edits: _builtins.int
+    """of one image"""
     resume_seconds: _builtins.float
     """how long a session without a stream is kept"""
+    max_variants: _builtins.int
+    """of one frame"""
     def __init__(
         self,
         *,
@@ -610,10 +681,11 @@ class Limits(_message.Message):
         max_edit_strength: _builtins.float = ...,
         max_edits: _builtins.int = ...,
         resume_seconds: _builtins.float = ...,
+        max_variants: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_edit_strength", b"max_edit_strength", "max_edits", b"max_edits", "max_message_bytes", b"max_message_bytes", "max_pixels", b"max_pixels", "max_steps", b"max_steps", "resume_seconds", b"resume_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_edit_strength", b"max_edit_strength", "max_edits", b"max_edits", "max_message_bytes", b"max_message_bytes", "max_pixels", b"max_pixels", "max_steps", b"max_steps", "max_variants", b"max_variants", "resume_seconds", b"resume_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,6 +705,7 @@ class FrameResult(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     STATE_VERSION_FIELD_NUMBER: _builtins.int
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     server_seconds: _builtins.float
     """arrival to answer"""
@@ -652,6 +725,10 @@ class FrameResult(_message.Message):
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]: ...
     @_builtins.property
     def quality(self) -> Global___Quality: ...
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantImage]:
+        """in the order in which they were asked for"""
+
     def __init__(
         self,
         *,
@@ -665,14 +742,38 @@ class FrameResult(_message.Message):
         steps: _builtins.int = ...,
         state_version: _builtins.int = ...,
         capture_time: _builtins.float = ...,
+        variants: _abc.Iterable[Global___VariantImage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction", "seq", b"seq", "server_seconds", b"server_seconds", "state_version", b"state_version", "steps", b"steps", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction", "seq", b"seq", "server_seconds", b"server_seconds", "state_version", b"state_version", "steps", b"steps", "timings", b"timings", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FrameResult: _TypeAlias = FrameResult  # noqa: Y015
+
+@_typing.final
+class VariantImage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def image(self) -> Global___Image: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        image: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VariantImage: _TypeAlias = VariantImage  # noqa: Y015
 
 @_typing.final
 class Latents(_message.Message):
@@ -1145,6 +1246,7 @@ class InvertRequest(_message.Message):
     EDITS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     steps: _builtins.int
     """gradient steps after the encoder, 0..limits.max_steps"""
@@ -1154,6 +1256,8 @@ class InvertRequest(_message.Message):
     def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Edit]: ...
     @_builtins.property
     def output(self) -> Global___OutputOptions: ...
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]: ...
     def __init__(
         self,
         *,
@@ -1162,10 +1266,11 @@ class InvertRequest(_message.Message):
         edits: _abc.Iterable[Global___Edit] | None = ...,
         steps: _builtins.int = ...,
         output: Global___OutputOptions | None = ...,
+        variants: _abc.Iterable[Global___Variant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edits", b"edits", "image", b"image", "model", b"model", "output", b"output", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edits", b"edits", "image", b"image", "model", b"model", "output", b"output", "steps", b"steps", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1180,6 +1285,7 @@ class InvertResponse(_message.Message):
     LATENTS_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     @_builtins.property
     def reconstruction(self) -> Global___Image: ...
@@ -1189,6 +1295,8 @@ class InvertResponse(_message.Message):
     def latents(self) -> Global___Latents: ...
     @_builtins.property
     def quality(self) -> Global___Quality: ...
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantImage]: ...
     def __init__(
         self,
         *,
@@ -1197,10 +1305,11 @@ class InvertResponse(_message.Message):
         latents: Global___Latents | None = ...,
         quality: Global___Quality | None = ...,
         model_digest: _builtins.str = ...,
+        variants: _abc.Iterable[Global___VariantImage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_digest", b"model_digest", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_digest", b"model_digest", "quality", b"quality", "reconstruction", b"reconstruction", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1390,12 +1499,15 @@ class Direction(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     LEAKAGE_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     response: _builtins.float
     """measured: standard deviations of its attribute at strength 2"""
     leakage: _builtins.float
     """measured: mean of the other attributes', in the same unit"""
+    space: _builtins.str
+    """what it is a step of: "w+", the latents, or "s", the style space behind them"""
     def __init__(
         self,
         *,
@@ -1403,10 +1515,11 @@ class Direction(_message.Message):
         description: _builtins.str = ...,
         response: _builtins.float = ...,
         leakage: _builtins.float = ...,
+        space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "leakage", b"leakage", "name", b"name", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "leakage", b"leakage", "name", b"name", "response", b"response", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -103,7 +103,7 @@ class ClipDesk:
                 f"{method.steps}. Ask for fewer (steps=N), or raise --max-clip-steps",
                 field="options.method",
             )
-        edits, (outputs, encoding) = reader.edits(options.edits), reader.output(options.output)
+        edits, (outputs, encoding) = reader.rules.edits(options.edits), reader.output(options.output)
         with self._parts.engine.background.reserve(self._seconds_left) as place:
             frames = await self._frames(context, method)
             answer, steps = await self._work(context, place, frames, method, edits if outputs.edited else ())

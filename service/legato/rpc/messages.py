@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from legato.errors import InvalidEdit, InvalidInput, NotFound
+from legato.errors import InvalidInput, NotFound
 from legato.images import fit
-from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings
+from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings, Variant
 from legato.rpc import codec
+from legato.rpc.edits import EditRules
 from legato.session import Session
-from legato.types import MAX_EDIT_STRENGTH, DirectionInfo, Edit, Flow, Frame, FrameAnswer, ModelInfo, Outputs
+from legato.types import MAX_EDIT_STRENGTH, DirectionInfo, Flow, Frame, FrameAnswer, ModelInfo, Outputs
 from legato.work import Stats, Work
 from legato_pb import inversion_pb2 as pb
 
@@ -41,11 +42,10 @@ class Reader:
     """Reads requests under this server's limits and for its model. Every method raises InvalidInput or NotFound."""
 
     model: ModelInfo
-    directions: Sequence[str]
+    rules: EditRules
     max_message_bytes: int
     max_pixels: int
     max_steps: int
-    max_edits: int
 
     def check_model(self, name: str) -> None:
         """The model that a request names must be the one that is served; an empty name is."""
@@ -66,38 +66,20 @@ class Reader:
     def settings(self, options: pb.SessionOptions) -> Settings:
         """What an open asks for."""
         outputs, encoding = self.output(options.output)
-        return Settings(self.edits(options.edits), self.budget(options.budget), outputs, encoding)
+        edits, variants = self.rules.edits(options.edits), self.rules.variants(options.variants)
+        return Settings(edits, variants, self.budget(options.budget), outputs, encoding)
 
     def change(self, update: pb.Update) -> Change:
         """What an update changes: the parts that it holds."""
         outputs, encoding = self.output(update.output) if update.HasField("output") else (None, None)
         return Change(
             from_seq=update.from_seq,
-            edits=self.edits(update.edits.edits) if update.HasField("edits") else None,
+            edits=self.rules.edits(update.edits.edits) if update.HasField("edits") else None,
+            variants=self.rules.variants(update.variants.variants) if update.HasField("variants") else None,
             budget=self.budget(update.budget) if update.HasField("budget") else None,
             outputs=outputs,
             encoding=encoding,
         )
-
-    def edits(self, edits: Sequence[pb.Edit]) -> tuple[Edit, ...]:
-        """Known directions, finite strengths, not too many."""
-        if len(edits) > self.max_edits:
-            raise InvalidEdit(f"a frame has at most {self.max_edits} edits; got {len(edits)}", field="edits")
-        found = []
-        for index, edit in enumerate(edits):
-            try:
-                found.append(Edit(edit.direction, edit.strength))
-            except InvalidEdit as error:
-                error.field = f"edits[{index}]"
-                raise
-            if edit.direction not in self.directions:
-                known = ", ".join(self.directions) or "none"
-                raise InvalidEdit(
-                    f"unknown direction {edit.direction[:100]!r} of model {self.model.name!r}; known: {known}",
-                    reason="UNKNOWN_DIRECTION",
-                    field=f"edits[{index}].direction",
-                )
-        return tuple(found)
 
     def budget(self, budget: pb.Budget) -> Budget:
         """Steps within the server's limit, a deadline in the future."""
@@ -198,6 +180,16 @@ def image(pixels: NDArray[np.uint8] | None, encoding: Encoding) -> pb.Image | No
     return pb.Image(format=WIRE_FORMATS[encoding.format], data=data, width=width, height=height)
 
 
+def variant_images(
+    variants: Sequence[Variant], images: Sequence[NDArray[np.uint8]], encoding: Encoding
+) -> list[pb.VariantImage]:
+    """The images of variants, by name; none where none was synthesized. CPU work; not for the event loop."""
+    return [
+        pb.VariantImage(name=variant.name, image=image(pixels, encoding))
+        for variant, pixels in zip(variants, images, strict=False)
+    ]
+
+
 def latents(values: NDArray[np.float32] | None) -> pb.Latents | None:
     """A latents message of float32 [L, D]; None stays None."""
     if values is None:
@@ -218,6 +210,7 @@ def result(work: Work, answer: FrameAnswer) -> pb.FrameResult:
         seq=work.seq,
         reconstruction=image(answer.reconstruction, encoding),
         edited=image(answer.edited, encoding),
+        variants=variant_images(work.settings.variants, answer.variants, encoding),
         latents=latents(answer.latents),
         quality=quality(answer.psnr_db),
         steps=answer.steps,
@@ -239,7 +232,8 @@ def limits(reader: Reader, resume_seconds: float) -> pb.Limits:
         max_pixels=reader.max_pixels,
         max_steps=reader.max_steps,
         max_edit_strength=MAX_EDIT_STRENGTH,
-        max_edits=reader.max_edits,
+        max_edits=reader.rules.max_edits,
+        max_variants=reader.rules.max_variants,
         resume_seconds=resume_seconds,
     )
 
@@ -250,7 +244,7 @@ def model(info: ModelInfo) -> pb.ModelInfo:
 
 
 def directions(infos: Iterable[DirectionInfo]) -> list[pb.Direction]:
-    """Named directions with their measured response and leakage."""
+    """Named directions with their measured response, leakage and space."""
     return [pb.Direction(**dataclasses.asdict(info)) for info in infos]
 
 

@@ -28,6 +28,7 @@ from legato.config import Config
 from legato.errors import ConfigError, ShuttingDown
 from legato.metrics import Metrics, MetricsPage
 from legato.rpc.clip import ClipDesk
+from legato.rpc.edits import EditRules
 from legato.rpc.interceptors import ErrorInterceptor
 from legato.rpc.messages import Reader
 from legato.rpc.servicer import Servicer
@@ -87,11 +88,12 @@ class Server:
         self._engine = engine
         reader = Reader(
             model=engine.model,
-            directions=[info.name for info in engine.directions],
+            rules=EditRules(
+                engine.model.name, [each.name for each in engine.directions], config.max_edits, config.max_variants
+            ),
             max_message_bytes=config.max_message_bytes,
             max_pixels=config.max_pixels,
             max_steps=self._limits.max_steps,
-            max_edits=config.max_edits,
         )
         parts = Parts(engine, reader, self._metrics, self._threads, config.deadline_seconds)
         self._store = store = SessionStore[SessionStream](

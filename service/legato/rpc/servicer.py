@@ -19,7 +19,7 @@ from legato.rpc.interceptors import Context
 from legato.rpc.stream import Parts, SessionStream
 from legato.session import Session
 from legato.store import Entry, SessionStore
-from legato.types import FrameAnswer, FrameJob, Outputs
+from legato.types import FrameAnswer, FrameJob
 from legato_pb import inversion_pb2 as pb
 from legato_pb import inversion_pb2_grpc
 
@@ -128,7 +128,8 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
         """One image, without a session: its latents are nobody's afterwards."""
         reader = self._parts.reader
         reader.check_model(request.model)
-        edits, steps = reader.edits(request.edits), reader.steps(request.steps, "steps")
+        edits, steps = reader.rules.edits(request.edits), reader.steps(request.steps, "steps")
+        variants = reader.rules.variants(request.variants)
         outputs, encoding = reader.output(request.output)
         frame = await self._in_thread(reader.frame, request.image)
         loop = asyncio.get_running_loop()
@@ -138,7 +139,8 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             seq=next(self._calls),
             frame=frame,
             edits=edits,
-            outputs=Outputs(outputs.reconstruction, outputs.edited and bool(edits), outputs.latents),
+            outputs=outputs,
+            variants=tuple(variant.edits for variant in variants),
             max_steps=steps,
             arrival=time.monotonic(),
         )
@@ -155,6 +157,7 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
         return pb.InvertResponse(
             reconstruction=await self._in_thread(messages.image, answer.reconstruction, encoding),
             edited=await self._in_thread(messages.image, answer.edited, encoding),
+            variants=await self._in_thread(messages.variant_images, variants, answer.variants, encoding),
             latents=messages.latents(answer.latents),
             quality=messages.quality(answer.psnr_db),
             model_digest=reader.model.digest,
@@ -177,7 +180,7 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             reader.latents(request.latents) if request.HasField("latents") else None,
             seed=request.seed,
             truncation=reader.truncation(request.truncation),
-            edits=reader.edits(request.edits),
+            edits=reader.rules.edits(request.edits),
         )
         made = await asyncio.wrap_future(future)
         return pb.SynthesizeResponse(

@@ -24,11 +24,11 @@ import grpc
 
 from legato.errors import DeadlineMissed, InvalidInput, LegatoError, Overloaded, ProtocolViolation, ShuttingDown
 from legato.metrics import Metrics
-from legato.options import DropReason, Policy
+from legato.options import Change, DropReason, Policy
 from legato.rpc import messages
 from legato.rpc.interceptors import Context, unexpected
 from legato.session import Session
-from legato.types import Flow, Frame, FrameAnswer, FrameJob, Outputs
+from legato.types import Flow, Frame, FrameAnswer, FrameJob
 from legato.work import Failed, Outcome, Work
 from legato_pb import inversion_pb2 as pb
 
@@ -165,13 +165,16 @@ class SessionStream:
     def _take_frame(self, frame: pb.FrameInput) -> None:
         arrival = time.monotonic()
         try:
-            edits = self._parts.reader.edits(frame.edits.edits) if frame.HasField("edits") else None
+            rules = self._parts.reader.rules
+            edits = rules.edits(frame.edits.edits) if frame.HasField("edits") else None
+            variants = rules.variants(frame.variants.variants) if frame.HasField("variants") else None
             if not math.isfinite(frame.capture_time):
                 raise InvalidInput(f"capture_time is finite; got {frame.capture_time}", field="frame.capture_time")
         except LegatoError as error:
             self.session.fail(frame.seq, error, arrival)
             return
-        self.session.receive(frame.seq, frame, arrival, capture_time=frame.capture_time, edits=edits)
+        own = Change(edits=edits, variants=variants)
+        self.session.receive(frame.seq, frame, arrival, capture_time=frame.capture_time, own=own)
         for work in self.session.passed_over():
             if self._parts.engine.cancel(self.session.slot, work.seq):
                 self.session.settle(work, DropReason.STALE)
@@ -209,9 +212,8 @@ class SessionStream:
             seq=work.seq,
             frame=frame,
             edits=asked.edits,
-            outputs=Outputs(
-                asked.outputs.reconstruction, asked.outputs.edited and bool(asked.edits), asked.outputs.latents
-            ),
+            outputs=asked.outputs,
+            variants=tuple(variant.edits for variant in asked.variants),
             max_steps=asked.budget.max_steps,
             arrival=work.arrival,
             deadline=work.arrival + deadline if deadline else math.inf,

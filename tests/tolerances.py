@@ -129,3 +129,4 @@ STORED_HALF = Tolerance(rtol=0.0, atol=1e-3)  # numbers below 1 that were stored
 SHARE_OF_TIME = 0.005  # absolute; 100 s in pieces of 0.01 s
 # Mean difference, in levels of 255, of an image synthesized in batches of different sizes; the server may run bfloat16.
 BESIDE_OTHERS_LEVELS = 1.0
+RAFT_PIXELS = Tolerance(rtol=0.0, atol=1e-3)  # of RAFT's flow in float32, 12 updates, in batches of different sizes

@@ -124,6 +124,10 @@ class EngineConfig:
         "numbers inside the convolutions; auto: bfloat16 where the device has it",
         choices=("auto", "float32", "bfloat16"),
     )
+    flow: str = setting(
+        "dis", "optical flow between frames that come without their own: OpenCV's DIS, or RAFT", choices=("dis", "raft")
+    )
+    flow_weights: str = setting("", "file of RAFT's weights, torchvision's raft_small or raft_large")
     residual_steps: int = setting(
         1, "steps of the residual encoder on every frame, where the model has one", unit="steps", minimum=0, maximum=4
     )
@@ -156,6 +160,11 @@ class EngineConfig:
         buckets = self.batch_buckets
         if list(buckets) != sorted(set(buckets)) or buckets[:1] != (1,):
             raise ConfigError(f"engine.batch_buckets are rising sizes that begin with 1, as 1,2,4; got {list(buckets)}")
+        if (self.flow == "raft") != bool(self.flow_weights):
+            raise ConfigError(
+                "engine.flow raft and engine.flow_weights go together (--flow raft --flow-weights FILE); "
+                f"got flow {self.flow!r} and flow_weights {self.flow_weights!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

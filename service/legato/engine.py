@@ -88,6 +88,7 @@ class Engine:
             tracker=self.options.tracker,
             window=self.options.window,
             image_sizes=self.options.image_sizes,
+            flow=self.options.flow,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
         self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows)

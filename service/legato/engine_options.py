@@ -10,6 +10,7 @@ import torch
 from legato.answering import IMAGE_SIZES
 from legato.inversion.streaming import TrackerOptions
 from legato.inversion.window import WindowOptions
+from legato.models.flow import FlowFinder
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -28,6 +29,7 @@ class EngineOptions:
     clip_rows: int = 2  # frames of a clip that are computed at a time; a live frame waits for so many
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
     window: WindowOptions = field(default_factory=WindowOptions)
+    flow: FlowFinder | None = None  # between frames that come without; None: DIS
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

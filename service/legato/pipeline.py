@@ -22,6 +22,7 @@ from legato.inversion.tracker_state import TrackerState
 from legato.inversion.window import Window, WindowOptions
 from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.encoder import Encoder
+from legato.models.flow import FlowFinder
 from legato.models.generator import Generator
 from legato.models.refiners import Refiners
 from legato.types import FrameAnswer, FrameJob, Synthesis
@@ -47,6 +48,7 @@ class Pipeline:
         tracker: weights and rates of the refinement.
         window: what is kept of the streams' keyframes; None or a share of 0: no windows.
         image_sizes: how many images are synthesized at a time, increasing, with 1 among them.
+        flow: finds the flow between frames that come without; None: DIS.
         observe: called after each stage.
     """
 
@@ -64,6 +66,7 @@ class Pipeline:
         tracker: TrackerOptions | None = None,
         window: WindowOptions | None = None,
         image_sizes: Sequence[int] = IMAGE_SIZES,
+        flow: FlowFinder | None = None,
         observe: Observe = lambda stage, size, seconds: None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
@@ -91,7 +94,7 @@ class Pipeline:
         self._answering = Answering(
             self.generator, directions, self._tracker, self._stage, self.image_sizes, self._window
         )
-        self._warping = Warping(self.resolution, self.device)
+        self._warping = Warping(self.resolution, self.device, flow)
         sizes = state_sizes(generator.config)
         # the last row of the slots is the state of a stream that has not begun
         self._slots = TrackerState.zeros(slots + 1, **sizes, device=self.device)

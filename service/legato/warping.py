@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from legato.inversion.tracker_state import TrackerState
-from legato.models.flow import MAX_SIDE, DisFlow, gray, resize_flow, visible
+from legato.models.flow import MAX_SIDE, DisFlow, FlowFinder, gray, resize_flow, visible
 from legato.ops import flow_warp
 from legato.types import FrameJob
 
 
 class Warping:
-    """Warps last outputs along the flow of the real frames, that which came with a frame or else what DIS finds.
+    """Warps last outputs along the flow of the real frames: that which came with a frame, or else what `finder` finds,
+    DIS where none is given.
 
     `side` is the resolution at which frames are compared.
     """
 
-    def __init__(self, resolution: int, device: torch.device) -> None:
+    def __init__(self, resolution: int, device: torch.device, finder: FlowFinder | None = None) -> None:
         self.side = min(resolution, MAX_SIDE)
         self._resolution = resolution
         self._device = device
-        self._flow = DisFlow()
+        self._finder = finder or DisFlow()
 
     def grays(self, jobs: Sequence[FrameJob]) -> Tensor:
         """The frames as they are compared: uint8 [N, S, S], on the CPU."""
@@ -43,19 +43,19 @@ class Warping:
         m, r = len(rows), self._resolution
         flow = torch.zeros(m, 2, r, r)
         trusted = torch.zeros(m, 1, r, r)
-        for place, row in enumerate(rows):
-            if not state.has_output[row]:
-                continue
-            if (given := jobs[row].flow) is not None:
-                pull, back = torch.tensor(given.vectors)[None], None
-            else:
-                pull, back = self._flow.both(_pixels(grays[row]), _pixels(state.gray[row]))
-            pull, seen = resize_flow(pull, r), visible(pull, back)
-            flow[place] = pull[0]
-            trusted[place] = torch.nn.functional.interpolate(seen, size=(r, r))[0]
+        shown = [place for place, row in enumerate(rows) if state.has_output[row]]
+        found = [place for place in shown if jobs[rows[place]].flow is None]
+        if found:
+            index = [rows[place] for place in found]
+            pull, back = self._finder.pairs(grays[index], state.gray[index])
+            flow[found], trusted[found] = self._scaled(pull, back)
+        for place in shown:
+            if (given := jobs[rows[place]].flow) is not None:
+                pulled, seen = self._scaled(torch.tensor(given.vectors)[None])
+                flow[place], trusted[place] = pulled[0], seen[0]
         return flow_warp(state.output[rows], flow.to(self._device))[0], trusted.to(self._device)
 
-
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = image.numpy()
-    return pixels
+    def _scaled(self, pull: Tensor, back: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Flow [K, 2, R, R] of flow [K, 2, S, S], and where it is to be trusted [K, 1, R, R]."""
+        seen = torch.nn.functional.interpolate(visible(pull, back), size=(self._resolution, self._resolution))
+        return resize_flow(pull, self._resolution), seen

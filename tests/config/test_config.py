@@ -54,6 +54,8 @@ def test_what_a_cluster_injects_for_a_service_called_legato_is_no_setting() -> N
         ({"flags": {"engine.batch_buckets": "1,4,2"}}, "rising sizes that begin with 1"),
         ({"flags": {"engine.batch_buckets": "2,4"}}, r"rising sizes that begin with 1, as 1,2,4; got \[2, 4\]"),
         ({"flags": {"engine.batch_buckets": "1,,2"}}, "a list of integers such as 1,2,4"),
+        ({"flags": {"engine.flow": "raft"}}, "--flow raft --flow-weights FILE.*; got flow 'raft' and flow_weights ''"),
+        ({"flags": {"engine.flow_weights": "raft.pth"}}, "got flow 'dis' and flow_weights 'raft.pth'"),
         ({"path": "/nowhere/legato.toml"}, "/nowhere/legato.toml cannot be read: No such file"),
     ],
 )

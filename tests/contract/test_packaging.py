@@ -65,9 +65,9 @@ def test_dependencies_are_pinned_and_torch_stands_first() -> None:
 
 
 def test_declared_ranges_hold_the_pins() -> None:
-    """What is installed here from the pins satisfies both pyproject.toml; the extra `perceptual` need not be here."""
+    """What is installed here from the pins satisfies both pyproject.toml; `perceptual` and `flow` need not be here."""
     wanted = requirements(ROOT, *project(ROOT)["optional-dependencies"]) | requirements(CLIENT, "video")
-    optional = requirements(ROOT, "perceptual").keys() - requirements(ROOT).keys()
+    optional = requirements(ROOT, "perceptual", "flow").keys() - requirements(ROOT).keys()
     absent = {name for name in optional if importlib.util.find_spec(name) is None}
     found = {name: version(name) for name in wanted.keys() - absent}
     outside = [

@@ -28,12 +28,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     default = config.all_keys()["engine.model"].default
     parser.add_argument("--model", default=default, help=f"name or folder of the model to look at (default: {default})")
+    parser.add_argument("--flow-weights", metavar="FILE", help="RAFT's weights, to be looked at too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report. 0 if the model could be served, else 1."""
-    report = examine(args.model)
+    report = examine(args.model, args.flow_weights)
     if args.json:
         print(json.dumps(report, indent=2))
     else:
@@ -42,10 +43,11 @@ def run(args: argparse.Namespace) -> int:
             for name, value in values.items():
                 print(f"  {name.replace('_', ' '):24} {value}")
     whole = all(str(state).startswith("ok") for state in report["model"].values())
-    return 0 if whole and "missing" not in report["ops"].values() else 1
+    flows = args.flow_weights is None or report["flow"]["raft"].startswith("ok")
+    return 0 if whole and flows and "missing" not in report["ops"].values() else 1
 
 
-def examine(model: str) -> dict[str, dict[str, Any]]:
+def examine(model: str, flow_weights: str | None = None) -> dict[str, dict[str, Any]]:
     """The report: sections of names and values."""
     import torch
     from google.protobuf.internal import api_implementation
@@ -78,6 +80,7 @@ def examine(model: str) -> dict[str, dict[str, Any]]:
         "model": {name: _file(model, name) for name in MODEL_FILES},
         "refinement": {name: _file(model, name) for name in REFINERS},
         "session": _state_bytes(model),
+        "flow": {"dis": f"ok, OpenCV {versions['opencv-python-headless']}", "raft": _raft(flow_weights)},
     }
 
 
@@ -102,6 +105,21 @@ def _file(model: str, name: str) -> str:
     except LegatoError as error:
         return str(error)
     return f"ok, {Path(path).stat().st_size / 2**20:.1f} MiB, sha256 {header.digest[:12]}, {path}"
+
+
+def _raft(weights: str | None) -> str:
+    """Whether `--flow raft` could be served, with these weights if they are given."""
+    from legato.models.raft import load_raft
+
+    if weights is None:
+        found = _version("torchvision")
+        if found == "not installed":
+            return "not installed: pip install 'legato[flow]'"
+        return f"torchvision {found}, weights not looked at: --flow-weights FILE"
+    try:
+        return f"ok, {load_raft(weights).arch}, {weights}"
+    except LegatoError as error:
+        return str(error)
 
 
 def _state_bytes(model: str) -> dict[str, Any]:

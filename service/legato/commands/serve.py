@@ -77,6 +77,7 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     from legato.inversion.streaming import TrackerOptions
     from legato.inversion.window import WindowOptions
     from legato.models import load_encoder, load_generator
+    from legato.models.raft import load_raft
     from legato.models.refiners import load_refiners
     from legato.ops import cuda_half, require_backends
     from legato.scheduler import Scheduler
@@ -108,6 +109,7 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
             clips=settings.clips,
             clip_rows=settings.clip_rows,
             threads=settings.threads,
+            flow=load_raft(settings.flow_weights, generator.w_avg.device) if settings.flow == "raft" else None,
             precision=settings.precision,  # type: ignore[arg-type]  # one of its choices
             tracker=TrackerOptions(
                 lr=settings.refine_lr,

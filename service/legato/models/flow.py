@@ -5,6 +5,8 @@ Convention: **pull**, pixels, (x, y) order, pixel centers at integers: `previous
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import cv2
 import numpy as np
 import torch
@@ -22,6 +24,14 @@ def gray(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if luma.shape[0] != side:
         luma = cv2.resize(luma, (side, side), interpolation=cv2.INTER_AREA)
     return np.asarray(luma, np.uint8)
+
+
+class FlowFinder(Protocol):
+    """Finds the flow between gray images; for one thread."""
+
+    def pairs(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Of uint8 images [M, S, S]: (pull flow of current from previous, of previous from current), each float32
+        [M, 2, S, S], all on the CPU."""
 
 
 class DisFlow:
@@ -43,6 +53,11 @@ class DisFlow:
     def both(self, current: NDArray[np.uint8], previous: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """(pull flow of current from previous, pull flow of previous from current), each [1, 2, S, S]."""
         return torch.from_numpy(self(current, previous))[None], torch.from_numpy(self(previous, current))[None]
+
+    def pairs(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """As `FlowFinder` says, pair by pair."""
+        found = [self.both(one.numpy(), other.numpy()) for one, other in zip(current, previous, strict=True)]
+        return torch.cat([pull for pull, _ in found]), torch.cat([back for _, back in found])
 
 
 def resize_flow(flow: Tensor, side: int) -> Tensor:

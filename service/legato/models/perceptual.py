@@ -11,7 +11,6 @@ import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from legato.errors import BackendUnavailable, InvalidInput, ModelFileError
+from legato.models._torchvision import define_ops
 from legato.models.attributes import AttributeNetwork, load_attributes
 from legato.models.weights import ALTERNATIVES, BACKBONES, fill, read_state, weights_file
 
@@ -239,20 +239,9 @@ def _unit(x: Tensor) -> Tensor:
 
 def _import_lpips() -> Any:
     try:
-        _define_torchvision_ops()
+        define_ops()
         return importlib.import_module("lpips")
     except ImportError as error:
         raise BackendUnavailable(
             f"LPIPS was asked for and cannot be imported ({error}): pip install 'legato[perceptual]'. {ALTERNATIVES}"
         ) from error
-
-
-@cache
-def _define_torchvision_ops() -> Any:
-    """torchvision's wheel wants CUDA libraries for the ops that its import names; beside a CPU torch we name them."""
-    if torch.version.cuda is not None or hasattr(torch.ops.torchvision, "nms"):
-        return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for op in ("nms", "qnms"):
-        library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library  # kept by the cache: the definitions go with it

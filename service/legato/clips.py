@@ -62,7 +62,8 @@ class Clips:
             outcome = invert_clips(self._networks, [images], _parsed(job.method), on_step=job.on_step)
             (clip,) = outcome.clips
             rebuilt = clip.images(generator)
-            edited = clip.images(generator, self._move(job, clip.latents)) if job.edits else None
+            moved = self._directions.restyled(generator, job.edits)
+            edited = clip.images(moved, self._move(job, clip.latents)) if job.edits else None
         for found in (clip.latents, rebuilt, edited):
             if found is not None and not found.isfinite().all():
                 raise InvalidInput(
@@ -82,8 +83,8 @@ class Clips:
         )
 
     def _move(self, job: ClipJob, latents: Tensor) -> Tensor:
-        """What the job's edits add to every code: [L, D]."""
-        return self._directions.edit(torch.zeros_like(latents[:1]), [job.edits])[0]
+        """What the job's edits in W+ add to every code: [L, D]."""
+        return self._directions.move(torch.zeros_like(latents[:1]), [job.edits])[0]
 
 
 def _parsed(text: str) -> Method:

@@ -101,6 +101,8 @@ def test_a_network_labels_random_codes(method: str, model: Path, network: Path, 
     found = load_directions(out)
     assert len(found.names) == (1 if method == "boundary" else 2)
     assert all(name.startswith("smile") for name in found.names)
+    assert {found.info(name).space for name in found.names} == {"s" if method == "style-space" else "w+"}
+    assert found.info(found.names[0]).response > 0
     assert read_header(out).recipe["method"] == method
 
 
@@ -114,6 +116,7 @@ def test_a_network_labels_random_codes(method: str, model: Path, network: Path, 
         (["boundary"], "boundary needs labels: --name NAME --positive PATH ... --negative PATH"),
         (["boundary", "--name", "x", "--positive", "a"], "between --positive and --negative"),
         (["style-space", "--attributes", "smile"], "give it with --network"),
+        (["sefa", "--space", "w+"], "--space belongs to style-space: sefa finds steps of W+"),
         (["boundary", "--network", "NETWORK", "--attributes", "hat"], "reads no hat; it reads smile, yaw, beard"),
         (["style-space", "--name", "x", "--positive", "nowhere"], "nowhere does not exist"),
         (["ganspace", "--samples", "3", "--count", "5"], "fewer than the 5 components"),

@@ -125,7 +125,7 @@ def test_models_and_directions_are_listed(server: LocalServer, capsys: Captured)
     assert run(server, "models") == 0
     assert "tiny  64 px, latents 10 x 16, sha256 " in capsys.readouterr().out
     assert run(server, "directions") == 0
-    assert "smile  response  2.00  leakage  0.10  more smile" in capsys.readouterr().out
+    assert "smile  response  2.00  leakage  0.10  w+  more smile" in capsys.readouterr().out
     assert run(server, "models", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["resolution"] == RESOLUTION
     assert run(server, "directions", "--json") == 0

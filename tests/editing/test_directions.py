@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from legato.editing.directions import Directions, load_directions, save_directions
+from legato.editing.style_space import split_styles
 from legato.errors import InvalidEdit, ModelFileError
-from legato.models import load_generator
+from legato.models import Generator, load_generator
 from legato.types import DirectionInfo, Edit
+from tests.models.golden import golden_generator
 from tests.tolerances import GENERATOR_ROUNDING
 
 DIGEST = "ab" * 32
@@ -106,3 +108,67 @@ def test_missing_file_and_wrong_kind(directions: Directions, tmp_path: Path) -> 
     save_directions(directions, path, provenance={})
     with pytest.raises(ModelFileError, match="of kind 'directions'; 'generator' was wanted"):
         load_generator(path)
+
+
+def mixed(generator: Generator) -> Directions:
+    """lift of W+, and mouth, three channels of S."""
+    width = sum(layer.shape[1] for layer in generator.styles(generator.map(torch.zeros(1, 12))))
+    mouth = torch.zeros(width)
+    mouth[[3, 20, width - 1]] = torch.tensor([2.0, -1.0, 0.5])
+    lift = torch.randn(generator.num_layers, generator.config.w_dim)
+    infos = {"lift": DirectionInfo("lift", "", 0.0, 0.0), "mouth": DirectionInfo("mouth", "", 0.0, 0.0, space="s")}
+    return Directions({"lift": lift, "mouth": mouth}, infos, generator_digest=DIGEST)
+
+
+def test_steps_of_both_spaces_mix_and_leave_others_alone() -> None:
+    generator = golden_generator()
+    directions, latents = mixed(generator), generator.map(torch.randn(4, 12))
+    before = latents.clone()
+    edits = [
+        [],
+        [Edit("mouth", 2.0), Edit("lift", -0.5), Edit("mouth", 1.0)],
+        [Edit("lift", 1.0)],
+        [Edit("mouth", 1.0)],
+    ]
+    found = directions.images(generator, latents, edits)
+    codes = directions.edit(latents, [[e for e in wanted if e.direction == "lift"] for wanted in edits])
+    styles = generator.styles(codes)
+    step = torch.stack([torch.zeros(len(directions.style_step("mouth")))] * 4)
+    step[1], step[3] = 3 * directions.style_step("mouth"), directions.style_step("mouth")
+    moved = [layer + part for layer, part in zip(styles, split_styles(generator, step), strict=True)]
+    torch.testing.assert_close(found, generator.synthesize(moved), **GENERATOR_ROUNDING)
+    assert torch.equal(latents, before)
+    plain = generator(codes)
+    for row in (0, 2):
+        assert torch.equal(found[row], plain[row]), "bit for bit, whatever others in the batch ask for"
+    assert not torch.equal(found[1], plain[1])
+
+
+def test_a_generator_can_carry_the_steps_of_s() -> None:
+    generator = golden_generator()
+    directions, latents = mixed(generator), generator.map(torch.randn(2, 12))
+    edits = [Edit("mouth", 1.5), Edit("lift", 1.0)]
+    expected = directions.images(generator, latents, [edits, edits])
+    moved = directions.move(latents, [edits, edits])
+    restyled = directions.restyled(generator, edits)
+    torch.testing.assert_close(restyled(moved), expected, **GENERATOR_ROUNDING)
+    handed = restyled.head(restyled.styles(moved), 8)
+    torch.testing.assert_close(restyled.tail(handed, restyled.styles(moved), 8), expected, **GENERATOR_ROUNDING)
+    assert directions.restyled(generator, edits[1:]) is generator
+
+
+def test_a_step_of_s_is_none_of_w_plus(tmp_path: Path) -> None:
+    generator = golden_generator()
+    directions = mixed(generator)
+    told = "'mouth' is a step of S, the style space, and codes move along W\\+"
+    with pytest.raises(InvalidEdit, match=told):
+        directions.vector("mouth")
+    with pytest.raises(InvalidEdit, match=told):
+        directions.edit(torch.zeros(1, generator.num_layers, 12), [[Edit("mouth", 1.0)]])
+    with pytest.raises(InvalidEdit, match="'lift' is a step of W\\+; one of S"):
+        directions.style_step("lift")
+    path = tmp_path / "directions.safetensors"
+    save_directions(directions, path, provenance={})
+    loaded = load_directions(path, generator_digest=DIGEST)
+    assert {name: loaded.info(name).space for name in loaded.names} == {"lift": "w+", "mouth": "s"}
+    assert torch.equal(loaded.style_step("mouth"), directions.style_step("mouth"))

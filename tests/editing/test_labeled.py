@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from legato.editing.labeled import CHANNEL_STEP, Labeled, boundary_directions, channel_directions, label_samples
-from legato.editing.style_space import style_statistics
+from legato.editing.style_space import ChannelEdit, edit_styles, split_styles, style_rows, style_statistics
 from legato.errors import InvalidInput
+from legato.types import Edit
 from tests.models.golden import golden_generator
+from tests.tolerances import GENERATOR_ROUNDING
 
 RED, BRIGHT = 0, 1
 
@@ -84,12 +86,34 @@ def test_one_kind_alone_is_refused() -> None:
         boundary_directions(golden_generator(), kinds, ["name"])
 
 
+def test_the_channel_that_positives_share_is_a_step_of_its_own() -> None:
+    """Exactly `CHANNEL_STEP` deviations of one channel; the layers of W+ tell where channels are searched."""
+    generator = golden_generator()
+    statistics = style_statistics(generator, samples=2000)
+    w = generator.map(torch.randn(12, 12))
+    labels = {"name": Labeled(w, w[:0])}
+    found, provenance = channel_directions(generator, labels, count=3, samples=2000, layers=[1, 2])
+    assert provenance["space"] == "s"
+    for name in found.names:
+        assert found.info(name).space == "s"
+        layer, channel = (int(part) for part in name.split("_")[1:])
+        assert style_rows(generator)[layer] in (1, 2)
+        step = split_styles(generator, found.style_step(name)[None])
+        sign = 1 if provenance["channels"]["name"][f"{layer}_{channel}"] > 0 else -1
+        assert step[layer][0, channel] == sign * CHANNEL_STEP * statistics.deviation[layer][channel]
+        assert sum(int(part.count_nonzero()) for part in step) == 1
+        styles = generator.styles(w)
+        moved = edit_styles(styles, [[ChannelEdit(layer, channel, sign * 2 * CHANNEL_STEP)]] * 12, statistics)
+        images = found.images(generator, w, [[Edit(name, 2.0)]] * 12)
+        torch.testing.assert_close(images, generator.synthesize(moved), **GENERATOR_ROUNDING)
+
+
 def test_the_channel_that_positives_share_is_a_step_of_w() -> None:
     """Positives were made by moving the styles of one layer's row along one channel's nearest step."""
     generator = golden_generator()
     statistics = style_statistics(generator, samples=2000)
     w = generator.map(torch.randn(12, 12))
-    found, provenance = channel_directions(generator, {"name": Labeled(w, w[:0])}, count=3, samples=2000)
+    found, provenance = channel_directions(generator, {"name": Labeled(w, w[:0])}, count=3, samples=2000, space="w+")
     assert len(found.names) == 3
     assert provenance["channels"].keys() == {"name"}
     for name in found.names:

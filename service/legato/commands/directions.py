@@ -29,7 +29,8 @@ EPILOG = """
 sefa        eigenvectors of the style weights; nothing is sampled
 ganspace    principal components of the codes of random z
 boundary    normal of a linear boundary between codes with and without what is asked for
-style-space the channels of the style space in which those with it stand out, each as the nearest step of W+
+style-space the channels of the style space in which those with it stand out; with --space w+ each as the nearest step
+            of the latents, which `legato edit` takes too
 
 The first two need no labels, and give --count directions. The others are given pictures (--positive, --negative;
 the model's encoder inverts them) and a --name, or an attribute network (--network) and names of its --attributes.
@@ -59,6 +60,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled (default: %(default)s)")
     parser.add_argument(
         "--samples", metavar="N", type=count, help="random codes (default: ganspace 300000, others 4096)"
+    )
+
+    parser.add_argument(
+        "--space", choices=("s", "w+"), default="s", help="of style-space: what the channels are steps of (default: s)"
     )
 
     labels = parser.add_argument_group("labels")
@@ -119,6 +124,8 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.condition and (args.method != "boundary" or not args.attributes):
         raise ConfigError("--condition belongs to a boundary with --attributes")
+    if args.space == "w+" and args.method != "style-space":
+        raise ConfigError(f"--space belongs to style-space: {args.method} finds steps of W+")
     if args.attributes and args.positive:
         raise ConfigError("labels come from pictures or from a network: give --positive or --attributes")
     if args.attributes and not args.network:
@@ -161,7 +168,7 @@ def _find(
     names = args.attributes or [args.name]
     if args.method == "boundary":
         return boundary_directions(generator, labeled, names, conditions=args.condition, layers=layers, seed=args.seed)
-    return channel_directions(generator, labeled, count=args.count, layers=layers)
+    return channel_directions(generator, labeled, count=args.count, layers=layers, space=args.space)
 
 
 def _labeled(args: argparse.Namespace, generator: Generator, network: AttributeNetwork | None) -> dict[str, Labeled]:
@@ -209,8 +216,9 @@ def _measured(generator: Generator, network: AttributeNetwork, found: Directions
     infos = {}
     for moved in moved_attributes(generator, network, heads, found):
         told = f"{found.info(moved.name).description}; moves {moved.attribute} by {moved.response:+.2f} at strength 2"
-        infos[moved.name] = DirectionInfo(moved.name, told, abs(moved.response), moved.leakage)
-    vectors = {name: found.vector(name) for name in found.names}
+        space = found.info(moved.name).space
+        infos[moved.name] = DirectionInfo(moved.name, told, abs(moved.response), moved.leakage, space)
+    vectors = {name: found.step(name) for name in found.names}
     return Directions(vectors, infos, generator_digest=found.generator_digest)
 
 
@@ -222,13 +230,15 @@ def _sheet(generator: Generator, found: Directions, base: Tensor, path: Path) ->
     from legato.offline.sources import natural
     from legato.offline.writing import write_png
     from legato.synthetic.dataset import to_uint8
+    from legato.types import Edit
 
     names = sorted(found.names, key=lambda name: natural(Path(name)))[:SHOWN]
     rows = []
     for name in names:
-        codes = torch.cat([base + strength * found.vector(name) for strength in STRENGTHS])
+        edits = [(Edit(name, strength),) for strength in STRENGTHS]
         with torch.no_grad():
-            images = to_uint8(generator(codes)).permute(0, 2, 3, 1).numpy()
+            drawn = found.images(generator, base.expand(len(edits), -1, -1), edits)
+        images = to_uint8(drawn).permute(0, 2, 3, 1).numpy()
         rows.append((name, images))
     write_png(path, labeled(rows, [f"{strength:+d}" if strength else "0" for strength in STRENGTHS]))
     return len(names)

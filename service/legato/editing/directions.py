@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from legato.errors import InvalidEdit, ModelFileError
 from legato.models.files import read_tensors, resolve, write_tensors
-from legato.models.generator import Generator
+from legato.models.generator import Generator, Noise
 from legato.types import DirectionInfo, Edit, Space
 
 KIND = "directions"
@@ -123,6 +123,14 @@ class Directions:
         vectors = {name: v.to(device) for name, v in self._vectors.items()}
         return Directions(vectors, self._infos, generator_digest=self.generator_digest)
 
+    def restyled(self, generator: Generator, edits: Sequence[Edit]) -> Generator:
+        """The generator with those of the edits that are in S in every image; the same one where there are none."""
+        wanted = self._strengths("s", [edits])
+        if not wanted:
+            return generator
+        step = sum((strength * self._vectors[name] for name, (strength,) in wanted), torch.zeros(()))
+        return cast(Generator, _Restyled(generator, step.to(generator.w_avg)))
+
     def _strengths(self, space: Space, edits: Sequence[Sequence[Edit]]) -> list[tuple[str, list[float]]]:
         """Of each direction of a space that a sample asks for, its strength in every sample; in the order of names."""
         strengths: dict[str, list[float]] = {}
@@ -141,8 +149,10 @@ class Directions:
     def _in(self, space: Space, name: str) -> Tensor:
         if self.info(name).space != space:
             raise InvalidEdit(
-                f"direction {name!r} is a step of {'S, the style space' if space == 'w+' else 'W+'}; "
-                f"what is asked for takes one of {'W+' if space == 'w+' else 'S'}"
+                f"direction {name!r} is a step of S, the style space, and codes move along W+; "
+                "`legato directions style-space --space w+` finds the nearest step there"
+                if space == "w+"
+                else f"direction {name!r} is a step of W+; one of S, the style space, is wanted"
             )
         return self._vectors[name]
 
@@ -150,6 +160,25 @@ class Directions:
         if name not in self._vectors:
             known = ", ".join(self._vectors) or "none"
             raise InvalidEdit(f"no direction is named {name!r}; this model has: {known}")
+
+
+class _Restyled:
+    """A generator whose styles are all moved by a step [C] of S, as far as images are made with it."""
+
+    def __init__(self, generator: Generator, step: Tensor) -> None:
+        self._generator = generator
+        self._step = step
+
+    def styles(self, latents: Tensor) -> list[Tensor]:
+        styles = self._generator.styles(latents)
+        parts = self._step.split([layer.shape[1] for layer in styles])
+        return [layer + part for layer, part in zip(styles, parts, strict=True)]
+
+    def __call__(self, latents: Tensor, noise: Noise = "fixed") -> Tensor:
+        return self._generator.synthesize(self.styles(latents), noise)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
 
 
 def _space(step: Tensor) -> Space:

@@ -12,9 +12,17 @@ from torch import Tensor
 from legato.editing.boundary import extremes, fit_boundary, project
 from legato.editing.directions import Directions, unmeasured
 from legato.editing.population import sample_w
-from legato.editing.style_space import attribute_channels, nearest_latents, style_statistics
+from legato.editing.style_space import (
+    Channel,
+    StyleStatistics,
+    attribute_channels,
+    nearest_latents,
+    style_rows,
+    style_statistics,
+)
 from legato.errors import InvalidInput
 from legato.models.generator import Generator
+from legato.types import DirectionInfo, Space
 
 CHANNEL_STEP = 5.0  # deviations of a style channel that strength 1 is: it does little
 _BATCH = 32
@@ -99,12 +107,14 @@ def channel_directions(
     count: int = 10,
     layers: Sequence[int] | None = None,
     samples: int = 20_000,
+    space: Space = "s",
 ) -> tuple[Directions, dict[str, Any]]:
-    """The `count` channels of S in which the positive codes of each name stand out, as steps of W+ named
+    """The `count` channels of S in which the positive codes of each name stand out, as directions named
     NAME_LAYER_CHANNEL; and their provenance.
 
-    Strength 1 is `CHANNEL_STEP` deviations of the channel, towards the attribute, as far as a step of W+ gives it:
-    the description tells how much of the change is reached. `style_space.edit_styles` edits channels exactly.
+    Strength 1 is `CHANNEL_STEP` deviations of the channel, towards the attribute: in `space` "s" exactly, in "w+" as
+    far as a step of the latents gives it, and the description tells how much of the change is reached. `layers`, of
+    W+, are those whose channels are searched in S, and those that move in W+.
     """
     statistics = style_statistics(generator, samples=samples)
     vectors, described, ranked = {}, {}, {}
@@ -112,15 +122,30 @@ def channel_directions(
         positive = codes.positive[:_POSITIVES]
         latents = positive if positive.dim() == 3 else positive[:, None].expand(-1, generator.num_layers, -1)
         with torch.no_grad():
-            channels = attribute_channels(statistics, generator.styles(latents), count=count)
+            channels = _channels(generator, statistics, latents, layers if space == "s" else None)[:count]
         ranked[name] = {f"{layer}_{channel}": ratio for (layer, channel), ratio in channels}
         for (layer, channel), ratio in channels:
             change = [torch.zeros_like(mean) for mean in statistics.mean]
             change[layer][channel] = CHANNEL_STEP * statistics.deviation[layer][channel] * (1 if ratio > 0 else -1)
-            vector, reached = nearest_latents(generator, change)
-            vectors[f"{name}_{layer}_{channel}"] = vector
-            described[f"{name}_{layer}_{channel}"] = (
-                f"channel {channel} of style layer {layer}, signal to noise {abs(ratio):.1f}, reached {reached:.0%}"
-            )
-    provenance = {"method": "style-space", "samples": statistics.samples, "channels": ranked}
-    return unmeasured(vectors, described, generator, layers=layers), provenance
+            told = f"channel {channel} of style layer {layer}, signal to noise {abs(ratio):.1f}"
+            if space == "s":
+                vectors[f"{name}_{layer}_{channel}"] = torch.cat(change)
+            else:
+                vectors[f"{name}_{layer}_{channel}"], reached = nearest_latents(generator, change)
+                told += f", reached {reached:.0%}"
+            described[f"{name}_{layer}_{channel}"] = told
+    provenance = {"method": "style-space", "space": space, "samples": statistics.samples, "channels": ranked}
+    if space == "w+":
+        return unmeasured(vectors, described, generator, layers=layers), provenance
+    infos = {name: DirectionInfo(name, told, 0.0, 0.0, space="s") for name, told in described.items()}
+    return Directions(vectors, infos, generator_digest=generator.digest), provenance
+
+
+def _channels(
+    generator: Generator, statistics: StyleStatistics, latents: Tensor, layers: Sequence[int] | None
+) -> list[tuple[Channel, float]]:
+    """All channels by how far codes [P, L, D] stand out in them, of those that some layers of W+ move."""
+    every = sum(len(mean) for mean in statistics.mean)
+    found = attribute_channels(statistics, generator.styles(latents), count=every)
+    rows = style_rows(generator)
+    return [(channel, ratio) for channel, ratio in found if layers is None or rows[channel.layer] in layers]

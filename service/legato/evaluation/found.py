@@ -12,6 +12,7 @@ from legato.editing.directions import Directions
 from legato.evaluation.editability import attribute_response
 from legato.models.attributes import AttributeNetwork
 from legato.models.generator import Generator
+from legato.types import Edit
 
 _BATCH = 16
 
@@ -39,6 +40,7 @@ def read_codes(generator: Generator, network: AttributeNetwork, latents: Tensor)
     return torch.cat([network.standardized(generator(c).clamp(-1, 1)) for c in latents.split(_BATCH)])
 
 
+@torch.no_grad()
 def moved_attributes(
     generator: Generator,
     network: AttributeNetwork,
@@ -55,8 +57,11 @@ def moved_attributes(
     amount[len(latents) :] = -1
     found = []
     for name in names or directions.names:
-        step = strength * directions.vector(name).to(latents)
-        after = read_codes(generator, network, torch.cat([latents + step, latents - step]))
+        edits = [(Edit(name, strength),)] * len(latents) + [(Edit(name, -strength),)] * len(latents)
+        moved = torch.cat([latents, latents])
+        parts = zip(moved.split(_BATCH), range(0, len(moved), _BATCH), strict=True)
+        images = (directions.images(generator, part, edits[first : first + len(part)]) for part, first in parts)
+        after = torch.cat([network.standardized(image.clamp(-1, 1)) for image in images])
         slopes = ((after - before) * amount[:, None]).mean(0)
         first, second = slopes.abs().argsort(descending=True)[:2].tolist()
         attribute = network.config.names[first]

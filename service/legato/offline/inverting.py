@@ -198,7 +198,8 @@ def _show(item: Item, codes: Codes, job: Job, say: Say) -> Report:
     files = [write_frames(folder, "reconstruction", rows[-1][1], item)]
     if job.edits:
         assert job.directions is not None
-        moved = codes.clip.images(generator, movement(job.directions, job.edits, codes.clip))
+        restyled = job.directions.restyled(generator, job.edits)
+        moved = codes.clip.images(restyled, movement(job.directions, job.edits, codes.clip))
         rows.append((job.edit_label, pixels(moved)[codes.held]))
         files.append(write_frames(folder, "edited", rows[-1][1], item))
     columns = spread(len(item.frames))
@@ -253,8 +254,8 @@ def _far(name: str, encoder_db: float, model: Model) -> str:
 
 
 def movement(directions: Directions, edits: tuple[Edit, ...], clip: InvertedClip) -> Tensor:
-    """What edits add to every code, [L, D]. Raises InvalidEdit on an unknown name."""
-    return directions.edit(torch.zeros_like(clip.latents[:1]), [edits])[0]
+    """What edits in W+ add to every code, [L, D]. Raises InvalidEdit on an unknown name."""
+    return directions.move(torch.zeros_like(clip.latents[:1]), [edits])[0]
 
 
 def pixels(images: Tensor) -> NDArray[np.uint8]:

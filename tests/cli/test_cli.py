@@ -76,6 +76,10 @@ def test_doctor_tells_what_is_live(tmp_path: Path, capsys: pytest.CaptureFixture
     assert report["cuda"]["legato_cuda_half"].startswith(("built for ", "not built: "))
     assert all(state.startswith("ok, ") for state in report["model"].values())
     assert report["session"]["bytes_of_state"] > 64 * 64 * 3 * 4, "the last reconstruction alone is that large"
+    assert report["flow"]["dis"].startswith("ok, OpenCV ")
+    assert any(
+        word in report["flow"]["raft"] for word in ("not installed: pip install 'legato[flow]'", "--flow-weights")
+    )
 
 
 def test_doctor_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +90,13 @@ def test_doctor_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert " ok, " in lines["generator.safetensors"]
     assert str(model / "encoder.safetensors") in lines["encoder.safetensors"]
     assert " ok, " not in lines["encoder.safetensors"]
+
+
+def test_doctor_looks_at_raft_s_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, weights = save_tiny_model(tmp_path / "tiny"), tmp_path / "raft.pth"
+    weights.write_text("none")
+    assert cli.main(["doctor", "--model", str(model), "--flow-weights", str(weights), "--json"]) == 1
+    assert f"{weights} cannot be read as a state dict" in json.loads(capsys.readouterr().out)["flow"]["raft"]
 
 
 def test_log_lines_are_json_for_machines_and_short_for_people() -> None:

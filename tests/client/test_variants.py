@@ -87,6 +87,22 @@ def test_steps_of_both_spaces_mix_in_a_frame_and_in_a_batch(mixed: LocalServer, 
     assert abs(expected - found.reconstruction.pixels).mean() <= BESIDE_OTHERS_LEVELS
 
 
+@pytest.mark.parametrize("method", ["encoder", "multi_code:codes=2,steps=1"])
+def test_a_clip_as_a_whole_moves_in_both_spaces(mixed: LocalServer, clip: Clip, method: str) -> None:
+    both = {"mouth": 3.0, "smile": -1.0}
+    with Client(mixed.address) as client:
+        found, further = (
+            client.invert_clip(clip[:1], method, edits=edits).frames[0] for edits in (both, {"smile": -1.0})
+        )
+        assert found.edited is not None
+        assert further.edited is not None
+        assert not close(found.edited.pixels, further.edited.pixels)
+        if method == "encoder":
+            frame = client.invert(clip[0], edits=both)
+            assert frame.edited is not None
+            assert close(found.edited.pixels, frame.edited.pixels)
+
+
 def test_variants_of_a_frame_and_of_an_update(mixed: LocalServer, clip: Clip) -> None:
     with Client(mixed.address) as client, client.open(variants=[{"smile": 1.0}, {"smile": -1.0}]) as session:
         answers = [result(each) for each in session.stream([clip[0], Frame(clip[1], variants={"o": {"mouth": 1.0}})])]

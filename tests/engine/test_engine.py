@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from legato.calls import Stage
 from legato.config import EngineConfig
 from legato.engine import HEARTBEAT_SECONDS, Engine
 from legato.engine_options import EngineOptions
@@ -169,6 +170,40 @@ def test_sessions_share_batches_and_observers_hear_of_it(
 
 def test_warm_up_is_not_observed(engine: Engine, recorder: Recorder) -> None:
     assert not [entry for entry in recorder.heard if entry[0] in ("batch", "steps", "psnr")]
+
+
+def test_every_synthesis_is_of_a_size_that_was_warmed_up(
+    model: Model, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what each of them costs is known before the first frame comes."""
+    sizes: list[int] = []
+    whole = model.generator.synthesize
+
+    def counted(styles: list[torch.Tensor], *args: Any, **named: Any) -> torch.Tensor:
+        sizes.append(styles[0].shape[0])
+        return whole(styles, *args, **named)
+
+    monkeypatch.setattr(model.generator, "synthesize", counted)
+    queue = Scheduler(capacity=16, buckets=(1, 2), max_wait=0.001)
+    options = EngineOptions(max_sessions=3, batch_buckets=(1, 2), max_steps=1, precision="float32")
+    engine = Engine(model.generator, model.encoder, model.directions, queue=queue, options=options)
+    engine.start()
+    warm = set(sizes)
+    assert warm == set(options.image_sizes) == set(range(1, 9))
+    assert all(queue.costs.of(Stage.SYNTHESIZE, size) > 0 for size in warm)
+    sizes.clear()
+    variants = tuple((Edit("smile", strength),) for strength in range(-5, 6))
+    jobs = [FrameJob(-1, 1, frames[0], SMILE, variants=variants), FrameJob(-1, 2, frames[1], variants=variants[:3])]
+    first, second = sorted(run(engine, *jobs), key=lambda answer: answer.seq)
+    engine.stop(SOON)
+    assert (len(first.variants), len(second.variants)) == (11, 3)
+    assert sum(sizes) == 13 + 4
+    assert set(sizes) <= warm
+
+
+def test_image_sizes_reach_the_largest_bucket() -> None:
+    assert EngineOptions(batch_buckets=(1,)).image_sizes == (1, 2, 3, 4, 5, 6, 7, 8)
+    assert EngineOptions(batch_buckets=(1, 4, 12, 32)).image_sizes == (1, 2, 3, 4, 5, 6, 7, 8, 12, 32)
 
 
 def test_a_full_queue_refuses_at_the_door(model: Model, frames: list[Frame]) -> None:

@@ -33,9 +33,17 @@ def scheduler(
 
 
 def call(
-    slot: int, seq: int, deadline: float = math.inf, *, steps: int = 0, droppable: bool = False, arrival: float = 0.0
+    slot: int,
+    seq: int,
+    deadline: float = math.inf,
+    *,
+    steps: int = 0,
+    droppable: bool = False,
+    arrival: float = 0.0,
+    variants: int = 0,
 ) -> FrameCall:
-    job = FrameJob(slot, seq, FRAME, max_steps=steps, deadline=deadline, droppable=droppable)
+    asked = ((),) * variants
+    job = FrameJob(slot, seq, FRAME, max_steps=steps, deadline=deadline, droppable=droppable, variants=asked)
     return FrameCall(job, lambda answer: None, since=arrival)
 
 
@@ -118,7 +126,7 @@ class Machine:
             assert self.queue.done(action, self.now, 0.0) == frames
             self.outcomes += [Outcome(item, self.now, dropped=True) for item in frames]
             return
-        took = self.cost(action.stage, len(frames))
+        took = self.cost(action.stage, action.load)
         self.now += took
         for item in frames:
             self._steps[item] = self._steps.get(item, 0) + (action.stage is Stage.REFINE)

@@ -175,6 +175,26 @@ def test_costs_are_those_that_were_measured() -> None:
     assert [outcome.at <= outcome.call.deadline for outcome in found] == [False, True, True, False, True]
 
 
+@pytest.mark.parametrize("variants", [0, 1, 7])
+def test_steps_leave_time_for_all_images_of_a_frame(variants: int) -> None:
+    """What a synthesis takes depends on its images: of 8 it is 4.5 times that of 1."""
+    budget = seconds(Stage.ENCODE, 1) + 2.5 * STEP + seconds(Stage.SYNTHESIZE, 1 + variants)
+    frames = [call(0, seq, seq + budget, steps=4, arrival=float(seq), variants=variants) for seq in range(3)]
+    found = Machine(seeded(scheduler(), (1, 2, 4, 8))).run(frames)
+    assert [outcome.steps for outcome in found] == [2, 2, 2]
+    assert all(outcome.at <= outcome.call.deadline for outcome in found)
+
+
+@pytest.mark.parametrize(("variants", "stage"), [(0, Stage.ENCODE), (7, Stage.DROP)])
+def test_a_frame_whose_images_take_too_long_is_dropped(variants: int, stage: Stage) -> None:
+    queue = seeded(scheduler(), (1, 2, 4, 8))
+    queue.add(call(0, 1, droppable=True), 0.0)
+    assert [run(queue, 0.01) for _ in range(2)] == [(Stage.ENCODE, [(0, 1)]), (Stage.SYNTHESIZE, [(0, 1)])]
+    frame = call(0, 2, 0.1 + 1.5 * ALONE, droppable=True, arrival=0.1, variants=variants)
+    queue.add(frame, 0.1)
+    assert run(queue, 0.1) == (stage, [(0, 2)])
+
+
 @pytest.mark.parametrize("period", [0.02, 0.05])
 def test_a_frame_that_the_next_one_overtakes_is_answered_before_it(period: float) -> None:
     """However much time its deadline leaves; one that nothing overtakes takes all its steps."""

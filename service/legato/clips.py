@@ -20,6 +20,7 @@ from legato.inversion.pauses import pausing
 from legato.losses import psnr
 from legato.models.encoder import Encoder
 from legato.models.generator import Generator
+from legato.turns import Turns
 from legato.types import ClipAnswer, ClipJob, ClipMethod
 
 MAX_CODES = 32  # of multi_code; the paper's gain ends at about 20
@@ -32,12 +33,22 @@ class Clips:
     Args:
         generator, encoder, directions: the model, weights frozen.
         rows: frames that are computed at a time; between them the others' frames run.
+        turns: of all that compute on the device.
     """
 
-    def __init__(self, generator: Generator, encoder: Encoder, directions: Directions, *, rows: int) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: Encoder,
+        directions: Directions,
+        *,
+        rows: int,
+        turns: Turns | None = None,
+    ) -> None:
         self._networks = Networks(generator, encoder)
         self._directions = directions
         self._rows = rows
+        self._turns = turns or Turns()
 
     def method(self, text: str) -> ClipMethod:
         """What a method's text asks for. Raises InvalidInput where it cannot be."""
@@ -57,8 +68,13 @@ class Clips:
         device = generator.w_avg.device
         frames = np.stack([frame.pixels for frame in job.frames])
         images = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-        with pausing(pause, self._rows):
-            pause()
+
+        def between() -> None:
+            with self._turns.aside():
+                pause()
+
+        with self._turns.turn(urgent=False), pausing(between, self._rows):
+            between()
             outcome = invert_clips(self._networks, [images], _parsed(job.method), on_step=job.on_step)
             (clip,) = outcome.clips
             rebuilt = clip.images(generator)

@@ -24,6 +24,8 @@ from legato.errors import ConfigError
 
 T = TypeVar("T")
 PREFIX = "LEGATO_"
+DEFAULT_MODEL = "heads-128"
+BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class ServerConfig:
         10.0, "silence of the engine after which health answers NOT_SERVING", unit="seconds", minimum=0.1
     )
     codec_threads: int = setting(2, "threads that decode and encode images", unit="threads", minimum=1, maximum=256)
+    allow_model_control: bool = setting(False, "let clients load and unload models; there is no authentication")
     log_format: str = setting("auto", "auto: human on a terminal, else json", choices=("auto", "human", "json"))
     log_level: str = setting(
         "info", "least severe log line that is written", choices=("debug", "info", "warning", "error")
@@ -96,7 +99,14 @@ class ServerConfig:
 class EngineConfig:
     """The thread that owns the device: model, capacity, batching, work per frame."""
 
-    model: str = setting("heads-128", "name of a model that ships with legato, or a folder with generator.safetensors")
+    model: str = setting(
+        "",
+        "the default model: one that ships with legato, a folder with generator.safetensors, or a name in --models; "
+        f"empty: {DEFAULT_MODEL}, or the first in --models",
+    )
+    models: str = setting(
+        "", "folder of models to serve: NAME/VERSION/generator.safetensors, or NAME/ without versions"
+    )
     directions: str = setting("", "file of the directions to edit along (`legato directions`); empty: the model's own")
     max_sessions: int = setting(16, "sessions that may exist at once", unit="sessions", minimum=1, maximum=65536)
     queue_size: int = setting(64, "frames waiting for the engine, over all sessions", unit="frames", minimum=1)
@@ -198,7 +208,7 @@ class Key:
         spec = self.setting
         if spec.choices:
             return "one of " + ", ".join(spec.choices)
-        words = {int: "an integer", float: "a finite number", str: "a text"}
+        words = {int: "an integer", float: "a finite number", str: "a text", bool: "true or false"}
         word = words.get(self.type, "a list of integers such as 1,2,4") + (f" of {spec.unit}" if spec.unit else "")
         if math.isfinite(spec.minimum) and math.isfinite(spec.maximum):
             return f"{word} between {spec.minimum:g} and {spec.maximum:g}"
@@ -207,8 +217,11 @@ class Key:
     def parse(self, text: str, origin: str) -> Any:
         """The checked value of a text from the environment or the command line."""
         try:
-            value = tuple(int(part) for part in text.split(",")) if self.type == tuple[int, ...] else self.type(text)
-        except ValueError:
+            value: Any = BOOLEANS[text.lower()] if self.type is bool else None
+            if value is None:
+                listed = self.type == tuple[int, ...]
+                value = tuple(int(part) for part in text.split(",")) if listed else self.type(text)
+        except (ValueError, KeyError):
             raise ConfigError(f"{self.name} is {self.wanted}; got {text!r}{origin}") from None
         return self.check(value, origin)
 

@@ -29,6 +29,7 @@ from legato.models.encoder import Encoder
 from legato.models.generator import Generator
 from legato.models.refiners import Refiners
 from legato.pipeline import Pipeline
+from legato.slots import Slots
 from legato.spare import SpareTime
 from legato.stages import Stages
 from legato.types import DirectionInfo, Edit, FrameAnswer, FrameJob, ModelInfo, Synthesis
@@ -52,7 +53,7 @@ class Engine:
         generator, encoder, directions, refiners: the model.
         queue: an empty Scheduler with the same buckets and room in flight. The engine calls it under its own lock.
         options: capacity and work per frame.
-        name, description: of the model, as clients see it.
+        name, version, description: of the model, as clients see it.
         observer: hears what happens.
     """
 
@@ -66,6 +67,7 @@ class Engine:
         refiners: Refiners | None = None,
         options: EngineOptions | None = None,
         name: str = "default",
+        version: str = "",
         description: str = "",
         observer: EngineObserver | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class Engine:
         self.heartbeat = time.monotonic()
         self.ready = False
         size = (generator.config.resolution, generator.num_layers, generator.config.w_dim)
-        self.model = ModelInfo(name, generator.digest, *size, description)
+        self.model = ModelInfo(name, generator.digest, *size, description, version, encoder.digest)
         self._observer = observer or Unobserved()
         self._pipeline = Pipeline(
             generator,
@@ -91,19 +93,19 @@ class Engine:
             flow=self.options.flow,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
-        self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows)
+        turns = self.options.turns
+        self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows, turns=turns)
         self.background = Background(self.options.clips, self._wake)
         self._spare = SpareTime(self.options.window.share)
         self._queue = queue
         self._changed = threading.Condition()
-        self._free = list(reversed(range(self.capacity)))
-        self._resets: list[int] = []  # slots to reset before the next batch
+        self._slots = Slots(self.capacity)
         self._closed: list[Call] = []  # waited for a slot that was closed; to be answered before the next batch
         self._stopping = False
         self._drain_until = math.inf
         self._started = threading.Event()
         self._failure: BaseException | None = None
-        self._stages = Stages(self._pipeline)
+        self._stages = Stages(self._pipeline, turns)
         self._observer.memory(self._pipeline.session_bytes, self._pipeline.flight_bytes)
         self._thread = threading.Thread(target=self._main, name="legato-engine", daemon=True)
 
@@ -138,6 +140,10 @@ class Engine:
             if self._thread.is_alive():
                 log.error("a batch did not end within %.0f seconds of the stop", timeout + JOIN_SECONDS)
 
+    def release(self) -> None:
+        """Lets go of the model, after `stop` and for ever; what is left of this engine holds none of its memory."""
+        del self._pipeline, self._stages, self.clips
+
     def open_slot(self) -> int:
         """A slot for a new session, as fresh.
 
@@ -146,26 +152,19 @@ class Engine:
         with self._changed:
             if self._queue.overloaded(time.monotonic()):
                 raise Overloaded("more frames come in than can be answered in time; try again later")
-            if not self._free:
-                full = f"all {self.capacity} sessions are taken; close one, or try again later"
-                raise Overloaded(full, reason="SESSIONS_FULL")
-            slot = self._free.pop()
-            self._resets.append(slot)
-            return slot
+            return self._slots.open()
 
     def close_slot(self, slot: int) -> None:
         """Frees a slot; its frames that are not done are answered with NotFound (SESSION_CLOSED)."""
         with self._changed:
-            self._check_open(slot)
+            self._slots.close(slot)
             self._closed += self._queue.forget(slot)
-            self._free.append(slot)
             self._changed.notify()
 
     def reset_slot(self, slot: int) -> None:
         """Forgets what a session's frames have taught; a frame that is in flight is answered, and teaches nothing."""
         with self._changed:
-            self._check_open(slot)
-            self._resets.append(slot)
+            self._slots.reset(slot)
 
     def submit(self, job: FrameJob, done: Done) -> None:
         """Queues a frame. `done` gets the answer or the error, once, on the engine's thread; it may not block.
@@ -210,10 +209,6 @@ class Engine:
         with self._changed:
             self._queue.seed(stage, size, seconds)
 
-    def _check_open(self, slot: int) -> None:
-        if not 0 <= slot < self.capacity or slot in self._free:
-            raise ValueError(f"slot {slot} is not open; open_slot() gives one of 0..{self.capacity - 1}")
-
     # the engine's thread --------------------------------------------------------------------------------------------
 
     def step(self) -> None:
@@ -229,7 +224,7 @@ class Engine:
             for call in left:
                 self._give(call, ended[call])
         elif self._pipeline.improves and self._spare.wait(began := time.monotonic()) <= 0.0:
-            self._observer.window(self._pipeline.improve())
+            self._observer.window(self._stages.improve())
             self._spare.spent(time.monotonic() - began)
         self._beat()
 
@@ -242,7 +237,7 @@ class Engine:
                 spare = self._spare.wait(now) if self._pipeline.improves else math.inf
                 self._changed.wait(min(self._queue.wake_time(now) - now, spare, HEARTBEAT_SECONDS))
                 action = self._queue.next(time.monotonic(), flush=self._stopping)
-            resets, self._resets = self._resets, []
+            resets = self._slots.take_resets()
             closed, self._closed = self._closed, []
             self._observer.queue(len(self._queue))
         self._stages.abandon(closed)
@@ -256,8 +251,11 @@ class Engine:
         """Between two parts of a clip: what waits is run first. Raises ShuttingDown after `stop`."""
         self._beat()
         until = time.monotonic() + PATIENCE_SECONDS
-        while (self._queue.busy or self._closed) and time.monotonic() < until:
-            self.step()
+        while (own := self._queue.busy or self._closed) or self.options.turns.rest():
+            if time.monotonic() >= until:
+                break
+            if own:
+                self.step()
         if self._stopping:
             raise stopping()
 
@@ -283,7 +281,7 @@ class Engine:
         try:
             if self.options.threads:
                 torch.set_num_threads(self.options.threads)
-            warm_up(self._pipeline, self.options.batch_buckets, self._beat, self._seed)
+            warm_up(self._pipeline, self.options.batch_buckets, self._beat, self._seed, self.options.turns)
             self.ready = not self._stopping
             self._started.set()
             while not self._stopping or (self._queue.busy and time.monotonic() < self._drain_until):

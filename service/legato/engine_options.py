@@ -11,6 +11,7 @@ from legato.answering import IMAGE_SIZES
 from legato.inversion.streaming import TrackerOptions
 from legato.inversion.window import WindowOptions
 from legato.models.flow import FlowFinder
+from legato.turns import Turns
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -30,6 +31,7 @@ class EngineOptions:
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
     window: WindowOptions = field(default_factory=WindowOptions)
     flow: FlowFinder | None = None  # between frames that come without; None: DIS
+    turns: Turns = field(default_factory=Turns, compare=False)  # on the device, one for all engines that share it
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

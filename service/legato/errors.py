@@ -9,6 +9,7 @@ LegatoError
 ├── Overloaded              RESOURCE_EXHAUSTED   queue or sessions full; carries when to try again
 ├── DeadlineMissed          DEADLINE_EXCEEDED    could not be answered in time
 ├── ShuttingDown            UNAVAILABLE          the server is stopping
+├── NotAllowed              PERMISSION_DENIED    what this server was not told to allow
 ├── ModelFileError          FAILED_PRECONDITION  weights missing, damaged or of another kind
 ├── ConfigError             (start-up)           unknown key, wrong value, port taken
 └── BackendUnavailable      (start-up)           an op's backend was asked for and is absent
@@ -70,6 +71,11 @@ class DeadlineMissed(LegatoError):
 class ShuttingDown(LegatoError):
     status = "UNAVAILABLE"
     reason = "SHUTTING_DOWN"
+
+
+class NotAllowed(LegatoError):
+    status = "PERMISSION_DENIED"
+    reason = "NOT_ALLOWED"
 
 
 class ModelFileError(LegatoError):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -27,7 +28,17 @@ PSNR_DB = (10, 15, 20, 22, 24, 26, 28, 30, 32, 34, 36, 40)
 STAGES = ("decode", "queue", "encode", "residual", "warp", "refine", "synthesize", "edit", "encode_image")
 SESSION_OUTCOMES = ("closed", "expired", "refused", "shutdown")
 CLIP_OUTCOMES = ("completed", "canceled", "failed", "refused", "shutdown")
+LOAD_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 CLIP_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+
+class Engines(Protocol):
+    """The engines of a server: frames that wait, over all; the oldest of their last signs of life, monotonic."""
+
+    @property
+    def queue_depth(self) -> int: ...
+    @property
+    def heartbeat(self) -> float: ...
 
 
 class Metrics:
@@ -69,6 +80,14 @@ class Metrics:
         self.engine_heartbeat = gauge(
             "legato_engine_heartbeat_timestamp_seconds", "Last sign of life of the engine, seconds since the epoch"
         )
+        self.model_versions = gauge("legato_model_versions", "Versions of a model in memory", ["model"])
+        self.model_sessions = gauge("legato_model_sessions", "Sessions of a model, over its versions", ["model"])
+        self.model_loads = counter(
+            "legato_model_loads_total", "Versions that were loaded, or could not be", ["model", "outcome"]
+        )
+        self.model_load_seconds = histogram(
+            "legato_model_load_seconds", "Time to load and warm a version", buckets=LOAD_SECONDS
+        )
         self.op_info = gauge("legato_op_info", "Implementation of each op that is live", ["op", "implementation"])
         self.build_info = gauge("legato_build_info", "Version of the server", ["version"])
 
@@ -104,6 +123,21 @@ class Metrics:
         """What is kept for each session, and for each frame in flight: bytes."""
         self.state_bytes.labels("session").set(session)
         self.state_bytes.labels("frame_in_flight").set(in_flight)
+
+    def model(self, name: str, versions: int, sessions: int) -> None:
+        """A model has so many versions in memory, and so many sessions."""
+        self.model_versions.labels(name).set(versions)
+        self.model_sessions.labels(name).set(sessions)
+
+    def model_load(self, name: str, outcome: str, seconds: float) -> None:
+        """A version was "loaded" in so many seconds, or "failed" after them."""
+        self.model_loads.labels(name, outcome).inc()
+        self.model_load_seconds.observe(seconds)
+
+    def watch(self, engines: Engines) -> None:
+        """Asks all engines at once for what each of them tells of itself alone."""
+        self.queue_depth.set_function(lambda: engines.queue_depth)
+        self.engine_heartbeat.set_function(lambda: time.time() - time.monotonic() + engines.heartbeat)
 
     def heartbeat(self) -> None:
         """The engine lives."""

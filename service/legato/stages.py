@@ -10,22 +10,40 @@ from legato.calls import Action, Call, FrameCall, Stage, SynthesisCall, guarded
 from legato.errors import DeadlineMissed, LegatoError
 from legato.flights import Flight
 from legato.pipeline import Pipeline
+from legato.turns import Turns
 
 LATE = "this frame could not be answered before its deadline, so it was not begun"
 
 
 class Stages:
-    """Belongs to the pipeline's thread."""
+    """Belongs to the pipeline's thread. `turns` are those of all that compute on its device."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, turns: Turns | None = None) -> None:
         self._pipeline = pipeline
+        self._turns = turns or Turns()
         self._flights: dict[Call, Flight] = {}
 
     def run(self, action: Action) -> dict[Call, Any]:
         """Does what the action says; the calls that end with it, each with its result or a LegatoError."""
-        calls = action.calls
         if action.stage is Stage.DROP:
-            return {call: DeadlineMissed(LATE) for call in calls}
+            return {call: DeadlineMissed(LATE) for call in action.calls}
+        with self._turns.turn():
+            return self._compute(action)
+
+    def improve(self) -> int:
+        """A step of a stream's window, where nobody needs the device: of how many keyframes."""
+        if self._turns.rest():
+            return 0
+        with self._turns.turn(urgent=False):
+            return self._pipeline.improve()
+
+    def abandon(self, calls: Iterable[Call]) -> None:
+        """Forgets calls that nobody waits for any more, in whatever stage they are."""
+        flights = [self._flights.pop(call, None) for call in calls]
+        self._pipeline.abandon([flight for flight in flights if flight is not None])
+
+    def _compute(self, action: Action) -> dict[Call, Any]:
+        calls = action.calls
         if action.stage is Stage.DRAW:
             drawn = [call for call in calls if isinstance(call, SynthesisCall)]
             return {call: guarded(partial(self._pipeline.synthesize, call)) for call in drawn}
@@ -40,11 +58,6 @@ class Stages:
             return {}
         self.abandon(calls)
         return dict(zip(calls, found, strict=True))
-
-    def abandon(self, calls: Iterable[Call]) -> None:
-        """Forgets calls that nobody waits for any more, in whatever stage they are."""
-        flights = [self._flights.pop(call, None) for call in calls]
-        self._pipeline.abandon([flight for flight in flights if flight is not None])
 
     def _encode(self, calls: Collection[FrameCall]) -> dict[Call, Any]:
         found = guarded(partial(self._pipeline.begin, [call.job for call in calls]))

@@ -18,7 +18,7 @@ from legato.session import Session
 
 
 class Slots(Protocol):
-    """The part of the engine that holds state per session."""
+    """What holds the state of sessions: one version of a model."""
 
     def open_slot(self) -> int: ...
     def close_slot(self, slot: int) -> None: ...
@@ -32,23 +32,27 @@ class Entry(Generic[S]):
     """A session, the stream that serves it now (None: cut), and when it is freed if no stream comes."""
 
     session: Session
+    slots: Slots
     key: bytes
     stream: S | None = None
     expires: float = 0.0  # monotonic seconds; counts while stream is None
 
 
 class SessionStore(Generic[S]):
-    """All sessions of this process. `ended(outcome)` is told once of each: closed, expired, shutdown, or refused."""
+    """All sessions of this process, `capacity` at most over all models.
+
+    `ended(outcome)` is told once of each: closed, expired, shutdown, or refused.
+    """
 
     def __init__(
         self,
-        slots: Slots,
+        capacity: int,
         *,
         resume_seconds: float,
         ended: Callable[[str], None] = lambda outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._slots = slots
+        self._capacity = capacity
         self._resume_seconds = resume_seconds
         self._ended = ended
         self._clock = clock
@@ -62,20 +66,23 @@ class SessionStore(Generic[S]):
         """The streams that are served now."""
         return [entry.stream for entry in self._entries.values() if entry.stream is not None]
 
-    def open(self, make: Callable[[str, int], Session]) -> tuple[Entry[S], str]:
-        """A new session, made by `make(id, slot)`, with its resume token.
+    def open(self, slots: Slots, make: Callable[[str, int], Session]) -> tuple[Entry[S], str]:
+        """A new session in a slot of `slots`, made by `make(id, slot)`, with its resume token.
 
         Raises Overloaded (SESSIONS_FULL); its retry time is when the next session without a stream is freed.
         """
         try:
-            slot = self._slots.open_slot()
+            if len(self._entries) >= self._capacity:
+                full = f"all {self._capacity} sessions are taken; close one, or try again later"
+                raise Overloaded(full, reason="SESSIONS_FULL")
+            slot = slots.open_slot()
         except Overloaded as error:
             self._ended("refused")
             left = [entry.expires - self._clock() for entry in self._entries.values() if entry.stream is None]
             error.retry_seconds = max(min(left, default=error.retry_seconds), 0.1)
             raise
         token = secrets.token_urlsafe(32)
-        entry: Entry[S] = Entry(make(secrets.token_hex(8), slot), _key(token))
+        entry: Entry[S] = Entry(make(secrets.token_hex(8), slot), slots, _key(token))
         self._entries[entry.key] = entry
         return entry, token
 
@@ -98,7 +105,7 @@ class SessionStore(Generic[S]):
     def close(self, entry: Entry[S], outcome: str) -> None:
         """Frees a session's state. A second time does nothing."""
         if self._entries.pop(entry.key, None) is not None:
-            self._slots.close_slot(entry.session.slot)
+            entry.slots.close_slot(entry.session.slot)
             self._ended(outcome)
 
     def close_all(self, outcome: str) -> None:

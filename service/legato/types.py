@@ -179,3 +179,5 @@ class ModelInfo:
     layers: int
     dim: int
     description: str = ""
+    version: str = ""  # "": of a model without versions
+    encoder_digest: str = ""

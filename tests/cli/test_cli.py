@@ -30,6 +30,13 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"legato {name}" in capsys.readouterr().out
 
 
+def test_a_switch_of_serve_needs_no_value() -> None:
+    parser = cli.build_parser(cli.subcommands())
+    for arguments, value in (((), None), (("--allow-model-control",), "true"), (("--allow-model-control=0",), "0")):
+        args = parser.parse_args(["serve", *arguments, "--port", "1"])
+        assert (vars(args)["server.allow_model_control"], vars(args)["server.port"]) == (value, "1")
+
+
 def test_serve_s_help_names_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["serve", "--help"])

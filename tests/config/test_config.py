@@ -51,6 +51,7 @@ def test_what_a_cluster_injects_for_a_service_called_legato_is_no_setting() -> N
         ({"flags": {"server.drain_seconds": "nan"}}, "a finite number of seconds from 0 up; got nan"),
         ({"flags": {"server.drain_seconds": "inf"}}, "a finite number of seconds from 0 up; got inf"),
         ({"flags": {"server.log_format": "xml"}}, "server.log_format is one of auto, human, json; got 'xml'"),
+        ({"flags": {"server.allow_model_control": "maybe"}}, "allow_model_control is true or false; got 'maybe'"),
         ({"flags": {"engine.batch_buckets": "1,4,2"}}, "rising sizes that begin with 1"),
         ({"flags": {"engine.batch_buckets": "2,4"}}, r"rising sizes that begin with 1, as 1,2,4; got \[2, 4\]"),
         ({"flags": {"engine.batch_buckets": "1,,2"}}, "a list of integers such as 1,2,4"),
@@ -72,6 +73,7 @@ def test_what_cannot_be_right_is_refused_with_its_origin(arguments: dict[str, An
         ("[servers]\nport = 1", "unknown key 'servers.port' in "),
         ("[server]\nport = '1'", "server.port is an integer .*; got '1' .in "),
         ("[server]\nport = true", "server.port is an integer .*; got True"),
+        ("[server]\nallow_model_control = 1", "allow_model_control is true or false; got 1 .in "),
         ("[server]\nport = 1.0", "server.port is an integer .*; got 1.0"),
         ("[engine]\nbatch_buckets = 4", "a list of integers"),
         ("[engine]\nbatch_buckets = [1, 'x']", "a list of integers"),
@@ -83,6 +85,14 @@ def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: st
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load(file, {})
+
+
+def test_a_switch_is_true_or_false(tmp_path: Path) -> None:
+    file = tmp_path / "legato.toml"
+    file.write_text("[server]\nallow_model_control = true\n")
+    assert load(file, {}).server.allow_model_control is True
+    assert load(file, {"LEGATO_SERVER__ALLOW_MODEL_CONTROL": "0"}).server.allow_model_control is False
+    assert load(environ={}, flags={"server.allow_model_control": "True"}).server.allow_model_control is True
 
 
 def test_values_are_checked_wherever_they_come_from() -> None:

@@ -16,6 +16,8 @@ STAGES: list[set[str]] = [
     {"errors"},
     {"types"},
     {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure", "spare"},
+    {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure"},
+    {"repository", "slots", "turns"},
     {"ops"},
     {"models"},
     {"losses", "synthetic"},
@@ -27,7 +29,7 @@ STAGES: list[set[str]] = [
     {"engine"},
     {"lookahead", "scheduler"},
     {"session", "work"},
-    {"store", "metrics"},
+    {"store", "metrics", "served", "models_served"},
     {"train", "evaluation", "offline"},
     {"rpc"},
     {"benchmarks"},
@@ -49,6 +51,11 @@ TORCH_FREE = [
     "calls",
     "work",
     "images",
+    "slots",
+    "turns",
+    "repository",
+    "served",
+    "models_served",
 ]
 LEGATO = SERVICE / "legato"
 

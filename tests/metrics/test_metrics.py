@@ -32,6 +32,10 @@ CONTRACT = {
     "legato_clip_inversions_total",
     "legato_clip_seconds_bucket",
     "legato_clip_steps_total",
+    "legato_model_versions",
+    "legato_model_sessions",
+    "legato_model_loads_total",
+    "legato_model_load_seconds_bucket",
     "legato_engine_heartbeat_timestamp_seconds",
     "legato_op_info",
     "legato_build_info",
@@ -51,6 +55,8 @@ def test_every_metric_of_the_contract_is_on_the_page() -> None:
     metrics.ops({"flow_warp": "cpu"})
     metrics.answered(0.03, 0.1, {"decode": 0.001, "unheard of": 0.1})
     metrics.batch("encode", 3, 0.01)
+    metrics.model("face", 2, 5)
+    metrics.model_load("face", "failed", 3.0)
     page = MetricsPage(metrics.registry, "127.0.0.1", 0)
     try:
         samples = scrape(page.address)
@@ -60,6 +66,9 @@ def test_every_metric_of_the_contract_is_on_the_page() -> None:
     assert samples["legato_build_info", (("version", "1.2.3"),)] == 1
     assert samples["legato_op_info", (("implementation", "cpu"), ("op", "flow_warp"))] == 1
     assert samples["legato_frame_stage_duration_seconds_count", (("stage", "other"),)] == 1
+    assert samples["legato_model_versions", (("model", "face"),)] == 2
+    assert samples["legato_model_sessions", (("model", "face"),)] == 5
+    assert samples["legato_model_loads_total", (("model", "face"), ("outcome", "failed"))] == 1
     assert samples["legato_batch_size_bucket", (("le", "4.0"), ("stage", "encode"))] == 1
     assert samples["legato_batch_size_bucket", (("le", "2.0"), ("stage", "encode"))] == 0
 

@@ -14,7 +14,7 @@ from legato.metrics import Metrics
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
 OFFLINE = {"DIVERGED", "OTHER_SOLVE"}  # of training and of long solves, never on the wire
-STARTUP = {"MODEL_FILE", "CONFIG", "BACKEND_UNAVAILABLE"}  # a line on stderr, never on the wire
+STARTUP = {"CONFIG", "BACKEND_UNAVAILABLE"}  # a line on stderr, never on the wire
 
 
 def classes(base: type[LegatoError]) -> list[type[LegatoError]]:
@@ -37,4 +37,6 @@ def test_the_page_names_the_metrics_and_no_others() -> None:
 
 def test_the_page_names_options_that_exist() -> None:
     flags = {key.flag for key in config.all_keys().values()} | {"--config", "--help"}
+    models = (ROOT / "clients" / "python" / "legato_client" / "models_command.py").read_text(encoding="utf-8")
+    flags |= set(re.findall(r'add_argument\("(--[a-z-]+)"', models))
     assert set(re.findall(r"(--[a-z][a-z-]+)", PAGE)) <= flags

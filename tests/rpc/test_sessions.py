@@ -67,8 +67,8 @@ def test_a_frame_sent_again_is_answered_from_memory_and_moves_nothing(running: R
 
 
 def test_a_cut_drops_what_waits_and_frees_its_places(running: Running, hold: Hold) -> None:
-    engine = running.server._engine
-    assert engine is not None
+    assert running.server._models is not None
+    (engine,) = running.server._models.engines
     with hold():
         with running.wire().open() as wire:
             for seq in range(1, 5):

@@ -200,8 +200,8 @@ def test_ordered_answers_all_that_has_credit_and_drops_the_rest_without_breaking
 
 
 def test_ordered_waits_while_the_engine_s_queue_is_full(running: Running, hold: Hold) -> None:
-    engine = running.server._engine
-    assert engine is not None
+    assert running.server._models is not None
+    (engine,) = running.server._models.engines
     with running.wire().open() as wire:
         with hold():
             request = pb.InvertRequest(image=picture())

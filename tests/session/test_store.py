@@ -39,13 +39,13 @@ def make(id: str, slot: int) -> Session:
 
 def build(count: int = 2, resume_seconds: float = 5.0) -> tuple[SessionStore[str], Places, Clock, list[str]]:
     places, clock, ended = Places(count), Clock(), list[str]()
-    store: SessionStore[str] = SessionStore(places, resume_seconds=resume_seconds, ended=ended.append, clock=clock)
+    store: SessionStore[str] = SessionStore(100, resume_seconds=resume_seconds, ended=ended.append, clock=clock)
     return store, places, clock, ended
 
 
 def test_a_session_is_found_by_its_token_and_by_nothing_else() -> None:
-    store, *_ = build()
-    entry, token = store.open(make)
+    store, places, *_ = build()
+    entry, token = store.open(places, make)
     assert store.find(token) is entry
     assert len(token) >= 43, "256 bits"
     for wrong in ("", entry.session.id, token[:-1], token + "x", "\udcff"):
@@ -54,14 +54,14 @@ def test_a_session_is_found_by_its_token_and_by_nothing_else() -> None:
 
 
 def test_tokens_and_ids_differ() -> None:
-    store, *_ = build(count=50)
-    opened = [store.open(make) for _ in range(50)]
+    store, places, *_ = build(count=50)
+    opened = [store.open(places, make) for _ in range(50)]
     assert len({token for _, token in opened}) == len({entry.session.id for entry, _ in opened}) == 50
 
 
 def test_a_session_without_a_stream_is_freed_when_its_time_is_over() -> None:
     store, places, clock, ended = build(count=1)
-    entry, token = store.open(make)
+    entry, token = store.open(places, make)
     entry.stream = "stream"
     clock.now += 1000
     assert store.expire() == [], "a stream keeps it"
@@ -79,7 +79,7 @@ def test_a_session_without_a_stream_is_freed_when_its_time_is_over() -> None:
 
 def test_closing_twice_frees_once() -> None:
     store, places, _, ended = build()
-    entry, _ = store.open(make)
+    entry, _ = store.open(places, make)
     store.close(entry, "closed")
     store.close(entry, "closed")
     assert len(places.free) == 2
@@ -88,25 +88,47 @@ def test_closing_twice_frees_once() -> None:
 
 
 def test_a_full_server_says_when_the_next_place_is_free() -> None:
-    store, _, clock, ended = build(count=2)
-    (first, _), (second, _) = store.open(make), store.open(make)
+    store, places, clock, ended = build(count=2)
+    (first, _), (second, _) = store.open(places, make), store.open(places, make)
     first.stream = second.stream = "stream"
     with pytest.raises(Overloaded) as caught:
-        store.open(make)
+        store.open(places, make)
     assert caught.value.retry_seconds == 1.0, "nobody is about to leave"
     store.detach(first)
     clock.now += 2.0
     with pytest.raises(Overloaded) as caught:
-        store.open(make)
+        store.open(places, make)
     assert caught.value.retry_seconds == pytest.approx(3.0)
     assert ended == ["refused", "refused"]
 
 
 def test_all_streams_and_all_ends() -> None:
     store, places, _, ended = build()
-    (first, _), _ = store.open(make), store.open(make)
+    (first, _), _ = store.open(places, make), store.open(places, make)
     first.stream = "stream"
     assert store.streams == ["stream"]
     store.close_all("shutdown")
     assert len(places.free) == 2
     assert ended == ["shutdown", "shutdown"]
+
+
+def test_a_session_is_freed_where_it_was_opened() -> None:
+    store, places, *_ = build()
+    others = Places(2)
+    (first, _), (second, _) = store.open(places, make), store.open(others, make)
+    store.close(second, "closed")
+    assert (len(places.free), len(others.free)) == (1, 2)
+    store.close(first, "closed")
+    assert (len(places.free), len(others.free)) == (2, 2)
+
+
+def test_all_models_share_the_sessions_of_a_server() -> None:
+    places, others = Places(2), Places(2)
+    store: SessionStore[str] = SessionStore(2, resume_seconds=5.0)
+    store.open(places, make)
+    entry, _ = store.open(others, make)
+    with pytest.raises(Overloaded, match="all 2 sessions are taken") as full:
+        store.open(others, make)
+    assert (full.value.reason, len(others.free)) == ("SESSIONS_FULL", 1)
+    store.close(entry, "closed")
+    store.open(others, make)

@@ -16,6 +16,7 @@ from legato_client.errors import (
     InvalidInput,
     LegatoError,
     MessageTooLarge,
+    NotAllowed,
     NotFound,
     Overloaded,
     ProtocolViolation,
@@ -26,6 +27,7 @@ from legato_client.errors import (
     Unavailable,
 )
 from legato_client.images import Image, Picture
+from legato_client.model_types import ModelInfo, ModelRef, ModelVersion
 from legato_client.session import Session
 from legato_client.types import (
     Answer,
@@ -38,7 +40,6 @@ from legato_client.types import (
     FrameResult,
     Inversion,
     Limits,
-    ModelInfo,
     Notice,
     Opened,
     Outputs,
@@ -74,6 +75,9 @@ __all__ = [
     "Limits",
     "MessageTooLarge",
     "ModelInfo",
+    "ModelRef",
+    "ModelVersion",
+    "NotAllowed",
     "NotFound",
     "Notice",
     "Opened",

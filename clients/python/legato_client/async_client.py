@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import grpc
 
-from legato_client import calls
+from legato_client import calls, model_calls
 from legato_client.async_session import AsyncSession
 from legato_client.channel import DEFAULT_ADDRESS, OPTIONS
 from legato_client.clip_call import Clip, ClipCall, ClipOptions, OnProgress
 from legato_client.clip_types import ClipInversion
 from legato_client.errors import from_rpc
 from legato_client.images import Picture
+from legato_client.model_calls import LOAD_SECONDS
+from legato_client.model_types import ModelInfo, ModelVersion
 from legato_client.protocol import StreamProtocol
 from legato_client.types import (
     Direction,
     Inversion,
-    ModelInfo,
     SessionOptions,
     SessionState,
     SessionStats,
@@ -115,6 +116,30 @@ class AsyncClient:
     async def list_models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Models that the server has loaded."""
         return await self._do(calls.list_models(), timeout)
+
+    async def list_versions(self, *, unloaded: bool = False, timeout: float | None = None) -> list[ModelVersion]:
+        """Versions of the models that the server knows of; with `unloaded` those that only lie in its folder, too."""
+        return await self._do(model_calls.list_versions(unloaded), timeout)
+
+    async def load_model(
+        self, name: str, version: str = "", *, beside: bool = False, timeout: float = LOAD_SECONDS
+    ) -> ModelVersion:
+        """Loads a version of a model ("" is the newest) and waits until it is warm: its name then opens it.
+
+        The version before it drains; with `beside` it stays, and this one is opened as name@version. Where it cannot be
+        served, all stays as it was: raises ProtocolViolation (MODEL_FILE) with the reason, NotFound for what is not
+        there, NotAllowed where the server allows no client to load.
+        """
+        return await self._do(model_calls.load_model(name, version, beside), timeout)
+
+    async def unload_model(
+        self, name: str, version: str = "", *, drain: bool = False, timeout: float | None = None
+    ) -> int:
+        """Unloads a version of a model ("" is all of them); what it is still used by: 0, its memory is free.
+
+        Where it is used, raises ProtocolViolation (MODEL_IN_USE); with `drain` it goes with its last session.
+        """
+        return await self._do(model_calls.unload_model(name, version, drain), timeout)
 
     async def list_directions(self, model: str = "", *, timeout: float | None = None) -> list[Direction]:
         """Named editing directions of a model (empty: the default)."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from legato_client import wire
 from legato_client.images import Picture, packed
+from legato_client.model_types import ModelInfo
 from legato_client.types import (
     Direction,
     Edits,
     Inversion,
-    ModelInfo,
     Outputs,
     SessionState,
     SessionStats,
@@ -31,7 +31,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    method: Literal["Invert", "Synthesize", "ListModels", "ListDirections", "GetSession", "CloseSession"]
+    method: Literal[
+        "Invert",
+        "Synthesize",
+        "ListModels",
+        "ListDirections",
+        "GetSession",
+        "CloseSession",
+        "LoadModel",
+        "UnloadModel",
+    ]
     request: Message
     read: Callable[[Any], T]
 

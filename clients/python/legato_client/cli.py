@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from legato_client import models_command
 from legato_client.channel import DEFAULT_ADDRESS
 from legato_client.client import Client
 from legato_client.clip import Filled, paced, through
@@ -93,18 +94,6 @@ def stream(args: argparse.Namespace) -> None:
             f"the last good one{f'; the first said: {meter.complaint}' if meter.complaint else ''}",
             file=sys.stderr,
         )
-
-
-def models(args: argparse.Namespace) -> None:
-    """The models that the server has loaded."""
-    with Client(args.server) as client:
-        found = client.list_models()
-    if args.json:
-        print(json.dumps([asdict(model) for model in found], indent=2))
-        return
-    for model in found:
-        shape = f"{model.resolution} px, latents {model.layers} x {model.dim}"
-        print(f"{model.name}  {shape}, sha256 {model.digest[:12]}  {model.description}".rstrip())
 
 
 def directions(args: argparse.Namespace) -> None:
@@ -235,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     inverted.add_argument("--fps", type=_rate, default=Fraction(25), help="of a folder's frames (default: %(default)s)")
     inverted.set_defaults(run=invert)
 
-    commands.add_parser("models", parents=[common], help="the models that the server has").set_defaults(run=models)
+    models_command.add_options(
+        commands.add_parser("models", parents=[common], help="the models that the server has; load, unload")
+    )
     named = commands.add_parser("directions", parents=[common, model], help="the editing directions of a model")
     named.set_defaults(run=directions)
     return parser

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato_client.images import Image
+from legato_client.model_types import ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class ClipInversion:
     seconds: float
     passes_per_frame: float
     model_digest: str
+    model: ModelRef = field(default_factory=ModelRef, repr=False)
 
     @property
     def latents(self) -> NDArray[np.float32] | None:

@@ -51,6 +51,7 @@ def read_done(message: pb.ClipDone, frames: Iterable[ClipFrame]) -> ClipInversio
         seconds=message.seconds,
         passes_per_frame=message.passes_per_frame,
         model_digest=message.model_digest,
+        model=wire.read_ref(message.model_ref),
     )
     if len(found.frames) != message.frames:
         raise ServerError(f"the server speaks of {message.frames} frames and sent {len(found.frames)}")

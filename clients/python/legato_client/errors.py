@@ -14,6 +14,7 @@ LegatoError
 │   ├── ServerUnreachable                        no connection could be made
 │   ├── ServerStopping                           the server said that it is stopping
 │   └── ConnectionLost                           the connection or the server died in the middle of a call
+├── NotAllowed              PERMISSION_DENIED    what the server was not told to allow
 ├── Cancelled               CANCELLED            the call was canceled, by this side or a proxy
 └── ServerError             anything else        a fault of the server; nothing about it to mend here
 """
@@ -107,6 +108,10 @@ class ConnectionLost(Unavailable):
     reason = "CONNECTION_LOST"
 
 
+class NotAllowed(LegatoError):
+    reason = "NOT_ALLOWED"
+
+
 class Cancelled(LegatoError):
     reason = "CANCELLED"
 
@@ -143,6 +148,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[LegatoError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.FAILED_PRECONDITION: ProtocolViolation,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineMissed,
     grpc.StatusCode.UNAVAILABLE: ConnectionLost,
     grpc.StatusCode.CANCELLED: Cancelled,

@@ -13,8 +13,9 @@ import grpc
 from legato_client.errors import Cancelled, DeadlineMissed, LegatoError, from_rpc
 from legato_client.feed import Feed
 from legato_client.images import Picture
+from legato_client.model_types import ModelInfo
 from legato_client.protocol import StreamProtocol
-from legato_client.types import Answer, Changes, Frame, Limits, ModelInfo, Notice, Opened, SessionStats
+from legato_client.types import Answer, Changes, Frame, Limits, Notice, Opened, SessionStats
 from legato_pb import inversion_pb2 as pb
 from legato_pb.inversion_pb2_grpc import InversionServiceStub
 

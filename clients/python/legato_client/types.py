@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from legato_client.errors import InvalidEdit, InvalidInput, LegatoError, from_reason
 from legato_client.images import Image, ImageFormat, Picture
+from legato_client.model_types import ModelInfo, ModelRef
 
 Policy = Literal["ordered", "latest", "lossless"]
 DropReason = Literal["stale", "queue_full", "deadline", "shutdown", "unspecified"]
@@ -131,6 +132,7 @@ class FrameResult:
     stage_seconds: Mapping[str, float]
     age_seconds: float
     variants: Mapping[str, Image] = field(default_factory=dict)
+    model: ModelRef = field(default_factory=ModelRef, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +171,6 @@ class Limits:
     max_edits: int
     resume_seconds: float
     max_variants: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A model that the server has loaded. `digest` is the sha256 of its weights; latents are [layers, dim]."""
-
-    name: str
-    digest: str
-    resolution: int
-    layers: int
-    dim: int
-    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +219,7 @@ class SessionState:
     last_seq: int
     state_version: int
     stats: SessionStats
+    model_ref: ModelRef = field(default_factory=ModelRef)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +241,7 @@ class Inversion:
     psnr_db: float | None
     model_digest: str
     variants: Mapping[str, Image] = field(default_factory=dict)
+    model: ModelRef = field(default_factory=ModelRef, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,6 +251,7 @@ class Synthesis:
     image: Image
     latents: NDArray[np.float32] | None = field(repr=False)
     model_digest: str
+    model: ModelRef = field(default_factory=ModelRef, repr=False)
 
 
 class Changes(TypedDict, total=False):
@@ -276,7 +269,7 @@ class SessionOptions(TypedDict, total=False):
     """Options of `open`, the same for both clients."""
 
     model: str
-    """Name from `list_models`; empty: the server's default."""
+    """Name from `list_models`, or "name@version"; empty: the server's default. The session keeps its version."""
     edits: Edits
     """What `edited` shows; none: no edited image."""
     variants: Variants

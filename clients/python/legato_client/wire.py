@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from legato_client import images
 from legato_client.errors import InvalidInput, MessageTooLarge, ServerError
 from legato_client.images import Image, ImageFormat, Picture
+from legato_client.model_types import ModelInfo, ModelRef
 from legato_client.types import (
     Budget,
     Changes,
@@ -25,7 +26,6 @@ from legato_client.types import (
     FrameResult,
     Inversion,
     Limits,
-    ModelInfo,
     Notice,
     Opened,
     Outputs,
@@ -162,6 +162,10 @@ def read_latents(message: pb.Latents) -> NDArray[np.float32]:
     return np.frombuffer(message.data, "<f4").reshape(message.layers, message.dim)
 
 
+def read_ref(message: pb.ModelRef) -> ModelRef:
+    return ModelRef(message.name, message.version, message.digest, message.encoder_digest)
+
+
 def read_limits(message: pb.Limits) -> Limits:
     return Limits(
         max_message_bytes=message.max_message_bytes,
@@ -182,6 +186,8 @@ def read_model(message: pb.ModelInfo) -> ModelInfo:
         layers=message.layers,
         dim=message.dim,
         description=message.description,
+        version=message.version,
+        encoder_digest=message.encoder_digest,
     )
 
 
@@ -211,6 +217,7 @@ def read_result(message: pb.FrameResult, age_seconds: float) -> FrameResult:
         stage_seconds={time.stage: time.seconds for time in message.timings},
         age_seconds=age_seconds,
         variants=read_variants(message.variants),
+        model=read_ref(message.model_ref),
     )
 
 
@@ -248,18 +255,22 @@ def read_session(message: pb.GetSessionResponse) -> SessionState:
         last_seq=message.last_seq,
         state_version=message.state_version,
         stats=read_stats(message.stats),
+        model_ref=read_ref(message.model_ref),
     )
 
 
 def read_inversion(message: pb.InvertResponse) -> Inversion:
     return Inversion(
-        **read_answer(message), model_digest=message.model_digest, variants=read_variants(message.variants)
+        **read_answer(message),
+        model_digest=message.model_digest,
+        variants=read_variants(message.variants),
+        model=read_ref(message.model_ref),
     )
 
 
 def read_synthesis(message: pb.SynthesizeResponse) -> Synthesis:
     found = read_latents(message.latents) if message.HasField("latents") else None
-    return Synthesis(read_image(message.image), found, message.model_digest)
+    return Synthesis(read_image(message.image), found, message.model_digest, read_ref(message.model_ref))
 
 
 def read_answer(message: pb.FrameResult | pb.InvertResponse | pb.ClipFrame) -> dict[str, Any]:

@@ -95,6 +95,33 @@ DROP_REASON_DEADLINE: DropReason.ValueType  # 3
 DROP_REASON_SHUTDOWN: DropReason.ValueType  # 4
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
+class _ModelState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
+    MODEL_STATE_LOADING: _ModelState.ValueType  # 1
+    MODEL_STATE_READY: _ModelState.ValueType  # 2
+    MODEL_STATE_DRAINING: _ModelState.ValueType  # 3
+    """it serves the sessions that it has, and takes no new ones"""
+    MODEL_STATE_FAILED: _ModelState.ValueType  # 4
+    MODEL_STATE_UNLOADED: _ModelState.ValueType  # 5
+    """in the folder alone"""
+
+class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper): ...
+
+MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
+MODEL_STATE_LOADING: ModelState.ValueType  # 1
+MODEL_STATE_READY: ModelState.ValueType  # 2
+MODEL_STATE_DRAINING: ModelState.ValueType  # 3
+"""it serves the sessions that it has, and takes no new ones"""
+MODEL_STATE_FAILED: ModelState.ValueType  # 4
+MODEL_STATE_UNLOADED: ModelState.ValueType  # 5
+"""in the folder alone"""
+Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
+
 @_typing.final
 class StreamRequest(_message.Message):
     """---------------------------------------------------------------------------------------------------------------------
@@ -155,13 +182,15 @@ class Open(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """name from ListModels; empty: the server's default"""
+    """name from ListModels, or name@version; empty: the server's default. The session keeps"""
     resume_token: _builtins.str
     """continues a session whose stream was cut"""
     last_seq: _builtins.int
     """with resume_token: the last answer that was received. The client sends again the"""
     @_builtins.property
-    def options(self) -> Global___SessionOptions: ...
+    def options(self) -> Global___SessionOptions:
+        """the version that it was opened with"""
+
     def __init__(
         self,
         *,
@@ -706,6 +735,7 @@ class FrameResult(_message.Message):
     STATE_VERSION_FIELD_NUMBER: _builtins.int
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     server_seconds: _builtins.float
     """arrival to answer"""
@@ -729,6 +759,10 @@ class FrameResult(_message.Message):
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantImage]:
         """in the order in which they were asked for"""
 
+    @_builtins.property
+    def model_ref(self) -> Global___ModelRef:
+        """what computed it"""
+
     def __init__(
         self,
         *,
@@ -743,10 +777,11 @@ class FrameResult(_message.Message):
         state_version: _builtins.int = ...,
         capture_time: _builtins.float = ...,
         variants: _abc.Iterable[Global___VariantImage] | None = ...,
+        model_ref: Global___ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction", "seq", b"seq", "server_seconds", b"server_seconds", "state_version", b"state_version", "steps", b"steps", "timings", b"timings", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction", "seq", b"seq", "server_seconds", b"server_seconds", "state_version", b"state_version", "steps", b"steps", "timings", b"timings", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -774,6 +809,39 @@ class VariantImage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VariantImage: _TypeAlias = VariantImage  # noqa: Y015
+
+@_typing.final
+class ModelRef(_message.Message):
+    """The model that a result comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    """empty: of a model without versions"""
+    digest: _builtins.str
+    """sha256 of the generator's weights"""
+    encoder_digest: _builtins.str
+    """sha256 of the encoder's weights"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        encoder_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "encoder_digest", b"encoder_digest", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 
 @_typing.final
 class Latents(_message.Message):
@@ -1035,7 +1103,7 @@ class ClipOptions(_message.Message):
     EDITS_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """name from ListModels; empty: the server's default"""
+    """name from ListModels, or name@version; empty: the server's default"""
     method: _builtins.str
     """"NAME" or "NAME:key=value,key=value", as on the command line; empty: consecutive."""
     @_builtins.property
@@ -1204,6 +1272,7 @@ class ClipDone(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     PASSES_PER_FRAME_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
     """that have a result; fewer than were sent where the method gives some up"""
     method: _builtins.str
@@ -1214,6 +1283,8 @@ class ClipDone(_message.Message):
     passes_per_frame: _builtins.float
     """of the generator, forward and backward one each"""
     model_digest: _builtins.str
+    @_builtins.property
+    def model_ref(self) -> Global___ModelRef: ...
     def __init__(
         self,
         *,
@@ -1223,10 +1294,11 @@ class ClipDone(_message.Message):
         seconds: _builtins.float = ...,
         passes_per_frame: _builtins.float = ...,
         model_digest: _builtins.str = ...,
+        model_ref: Global___ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "method", b"method", "model_digest", b"model_digest", "passes_per_frame", b"passes_per_frame", "seconds", b"seconds", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "method", b"method", "model_digest", b"model_digest", "model_ref", b"model_ref", "passes_per_frame", b"passes_per_frame", "seconds", b"seconds", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1286,6 +1358,7 @@ class InvertResponse(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     @_builtins.property
     def reconstruction(self) -> Global___Image: ...
@@ -1297,6 +1370,8 @@ class InvertResponse(_message.Message):
     def quality(self) -> Global___Quality: ...
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantImage]: ...
+    @_builtins.property
+    def model_ref(self) -> Global___ModelRef: ...
     def __init__(
         self,
         *,
@@ -1306,10 +1381,11 @@ class InvertResponse(_message.Message):
         quality: Global___Quality | None = ...,
         model_digest: _builtins.str = ...,
         variants: _abc.Iterable[Global___VariantImage] | None = ...,
+        model_ref: Global___ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_digest", b"model_digest", "quality", b"quality", "reconstruction", b"reconstruction", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_digest", b"model_digest", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1362,21 +1438,25 @@ class SynthesizeResponse(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     LATENTS_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
     model_digest: _builtins.str
     @_builtins.property
     def image(self) -> Global___Image: ...
     @_builtins.property
     def latents(self) -> Global___Latents: ...
+    @_builtins.property
+    def model_ref(self) -> Global___ModelRef: ...
     def __init__(
         self,
         *,
         image: Global___Image | None = ...,
         latents: Global___Latents | None = ...,
         model_digest: _builtins.str = ...,
+        model_ref: Global___ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latents", b"latents"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latents", b"latents", "model_ref", b"model_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latents", b"latents", "model_digest", b"model_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "latents", b"latents", "model_digest", b"model_digest", "model_ref", b"model_ref"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1386,12 +1466,17 @@ Global___SynthesizeResponse: _TypeAlias = SynthesizeResponse  # noqa: Y015
 class ListModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    UNLOADED_FIELD_NUMBER: _builtins.int
+    unloaded: _builtins.bool
+    """also tell of versions in the server's folder that are not loaded"""
     def __init__(
         self,
+        *,
+        unloaded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unloaded", b"unloaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1402,20 +1487,76 @@ class ListModelsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInfo]: ...
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInfo]:
+        """that can be opened: the server's default first"""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
+        """all that the server knows of"""
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___ModelInfo] | None = ...,
+        versions: _abc.Iterable[Global___ModelVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class ModelVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    """empty: of a model without versions"""
+    state: Global___ModelState.ValueType
+    reason: _builtins.str
+    """why it FAILED"""
+    sessions: _builtins.int
+    """that it has"""
+    current: _builtins.bool
+    """its bare name opens it"""
+    is_default: _builtins.bool
+    """an empty name opens it"""
+    @_builtins.property
+    def info(self) -> Global___ModelInfo:
+        """once it is loaded"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        state: Global___ModelState.ValueType = ...,
+        reason: _builtins.str = ...,
+        sessions: _builtins.int = ...,
+        current: _builtins.bool = ...,
+        is_default: _builtins.bool = ...,
+        info: Global___ModelInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "info", b"info", "is_default", b"is_default", "name", b"name", "reason", b"reason", "sessions", b"sessions", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 
 @_typing.final
 class ModelInfo(_message.Message):
@@ -1427,6 +1568,8 @@ class ModelInfo(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     DIM_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """sha256 of the weights"""
@@ -1434,6 +1577,10 @@ class ModelInfo(_message.Message):
     layers: _builtins.int
     dim: _builtins.int
     description: _builtins.str
+    version: _builtins.str
+    """empty: of a model without versions"""
+    encoder_digest: _builtins.str
+    """sha256 of the encoder's weights"""
     def __init__(
         self,
         *,
@@ -1443,10 +1590,12 @@ class ModelInfo(_message.Message):
         layers: _builtins.int = ...,
         dim: _builtins.int = ...,
         description: _builtins.str = ...,
+        version: _builtins.str = ...,
+        encoder_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "digest", b"digest", "dim", b"dim", "layers", b"layers", "name", b"name", "resolution", b"resolution"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "digest", b"digest", "dim", b"dim", "encoder_digest", b"encoder_digest", "layers", b"layers", "name", b"name", "resolution", b"resolution", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1554,6 +1703,7 @@ class GetSessionResponse(_message.Message):
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     STATE_VERSION_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     streaming: _builtins.bool
     model: _builtins.str
@@ -1561,6 +1711,8 @@ class GetSessionResponse(_message.Message):
     state_version: _builtins.int
     @_builtins.property
     def stats(self) -> Global___SessionStats: ...
+    @_builtins.property
+    def model_ref(self) -> Global___ModelRef: ...
     def __init__(
         self,
         *,
@@ -1570,10 +1722,11 @@ class GetSessionResponse(_message.Message):
         last_seq: _builtins.int = ...,
         state_version: _builtins.int = ...,
         stats: Global___SessionStats | None = ...,
+        model_ref: Global___ModelRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "model", b"model", "session_id", b"session_id", "state_version", b"state_version", "stats", b"stats", "streaming", b"streaming"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "model", b"model", "model_ref", b"model_ref", "session_id", b"session_id", "state_version", b"state_version", "stats", b"stats", "streaming", b"streaming"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1617,3 +1770,98 @@ class CloseSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CloseSessionResponse: _TypeAlias = CloseSessionResponse  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """of a model in the server's folder"""
+    version: _builtins.str
+    """empty: the newest"""
+    beside: _builtins.bool
+    """leave the version that the name opens; this one is opened as name@version"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        beside: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___ModelVersion: ...
+    def __init__(
+        self,
+        *,
+        version: Global___ModelVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    """empty: all of them"""
+    drain: _builtins.bool
+    """where it is used: take nothing new, unload with the last session. Without it, refuse"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        drain: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_USE_FIELD_NUMBER: _builtins.int
+    in_use: _builtins.int
+    """sessions and calls that are waited for; 0: the memory is free"""
+    def __init__(
+        self,
+        *,
+        in_use: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_use", b"in_use"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015

@@ -75,6 +75,16 @@ class InversionServiceStub:
                 request_serializer=legato__pb_dot_inversion__pb2.CloseSessionRequest.SerializeToString,
                 response_deserializer=legato__pb_dot_inversion__pb2.CloseSessionResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/legato.v1.InversionService/LoadModel',
+                request_serializer=legato__pb_dot_inversion__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=legato__pb_dot_inversion__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/legato.v1.InversionService/UnloadModel',
+                request_serializer=legato__pb_dot_inversion__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=legato__pb_dot_inversion__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class InversionServiceServicer:
@@ -113,7 +123,7 @@ class InversionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Models that this server has loaded.
+        """Models that this server has loaded, and what became of those that it should have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +145,21 @@ class InversionServiceServicer:
 
     def CloseSession(self, request, context):
         """Ends a session and frees its state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Loads a version of a model from the server's folder, and answers when it is warm: from then on its name opens it,
+        and the version before it drains. Where it cannot be served, all stays as it was. Refused unless the server allows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Takes a model out of service and frees its memory. Refused unless the server allows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,6 +207,16 @@ def add_InversionServiceServicer_to_server(servicer, server):
                     servicer.CloseSession,
                     request_deserializer=legato__pb_dot_inversion__pb2.CloseSessionRequest.FromString,
                     response_serializer=legato__pb_dot_inversion__pb2.CloseSessionResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=legato__pb_dot_inversion__pb2.LoadModelRequest.FromString,
+                    response_serializer=legato__pb_dot_inversion__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=legato__pb_dot_inversion__pb2.UnloadModelRequest.FromString,
+                    response_serializer=legato__pb_dot_inversion__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +436,60 @@ class InversionService:
             '/legato.v1.InversionService/CloseSession',
             legato__pb_dot_inversion__pb2.CloseSessionRequest.SerializeToString,
             legato__pb_dot_inversion__pb2.CloseSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/legato.v1.InversionService/LoadModel',
+            legato__pb_dot_inversion__pb2.LoadModelRequest.SerializeToString,
+            legato__pb_dot_inversion__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/legato.v1.InversionService/UnloadModel',
+            legato__pb_dot_inversion__pb2.UnloadModelRequest.SerializeToString,
+            legato__pb_dot_inversion__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

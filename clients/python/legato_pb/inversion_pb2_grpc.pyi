@@ -54,13 +54,19 @@ class InversionServiceStub:
     Synthesize: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.SynthesizeRequest, _inversion_pb2.SynthesizeResponse]
     """Synthesizes the image of given latents, or of a seed."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.ListModelsRequest, _inversion_pb2.ListModelsResponse]
-    """Models that this server has loaded."""
+    """Models that this server has loaded, and what became of those that it should have."""
     ListDirections: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.ListDirectionsRequest, _inversion_pb2.ListDirectionsResponse]
     """Named editing directions of a model."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.GetSessionRequest, _inversion_pb2.GetSessionResponse]
     """State and counters of a session, by the token that `opened` gave."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.CloseSessionRequest, _inversion_pb2.CloseSessionResponse]
     """Ends a session and frees its state."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.LoadModelRequest, _inversion_pb2.LoadModelResponse]
+    """Loads a version of a model from the server's folder, and answers when it is warm: from then on its name opens it,
+    and the version before it drains. Where it cannot be served, all stays as it was. Refused unless the server allows it.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_inversion_pb2.UnloadModelRequest, _inversion_pb2.UnloadModelResponse]
+    """Takes a model out of service and frees its memory. Refused unless the server allows it."""
 
 @_typing.type_check_only
 class InversionServiceAsyncStub(InversionServiceStub):
@@ -81,13 +87,19 @@ class InversionServiceAsyncStub(InversionServiceStub):
     Synthesize: _aio.UnaryUnaryMultiCallable[_inversion_pb2.SynthesizeRequest, _inversion_pb2.SynthesizeResponse]  # type: ignore[assignment]
     """Synthesizes the image of given latents, or of a seed."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inversion_pb2.ListModelsRequest, _inversion_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Models that this server has loaded."""
+    """Models that this server has loaded, and what became of those that it should have."""
     ListDirections: _aio.UnaryUnaryMultiCallable[_inversion_pb2.ListDirectionsRequest, _inversion_pb2.ListDirectionsResponse]  # type: ignore[assignment]
     """Named editing directions of a model."""
     GetSession: _aio.UnaryUnaryMultiCallable[_inversion_pb2.GetSessionRequest, _inversion_pb2.GetSessionResponse]  # type: ignore[assignment]
     """State and counters of a session, by the token that `opened` gave."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_inversion_pb2.CloseSessionRequest, _inversion_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Ends a session and frees its state."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_inversion_pb2.LoadModelRequest, _inversion_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a version of a model from the server's folder, and answers when it is warm: from then on its name opens it,
+    and the version before it drains. Where it cannot be served, all stays as it was. Refused unless the server allows it.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_inversion_pb2.UnloadModelRequest, _inversion_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Takes a model out of service and frees its memory. Refused unless the server allows it."""
 
 class InversionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Inverts, edits and synthesizes images with a StyleGAN2 generator."""
@@ -135,7 +147,7 @@ class InversionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inversion_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inversion_pb2.ListModelsResponse, _abc.Awaitable[_inversion_pb2.ListModelsResponse]]:
-        """Models that this server has loaded."""
+        """Models that this server has loaded, and what became of those that it should have."""
 
     @_abc_1.abstractmethod
     def ListDirections(
@@ -160,5 +172,23 @@ class InversionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inversion_pb2.CloseSessionResponse, _abc.Awaitable[_inversion_pb2.CloseSessionResponse]]:
         """Ends a session and frees its state."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _inversion_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inversion_pb2.LoadModelResponse, _abc.Awaitable[_inversion_pb2.LoadModelResponse]]:
+        """Loads a version of a model from the server's folder, and answers when it is warm: from then on its name opens it,
+        and the version before it drains. Where it cannot be served, all stays as it was. Refused unless the server allows it.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _inversion_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inversion_pb2.UnloadModelResponse, _abc.Awaitable[_inversion_pb2.UnloadModelResponse]]:
+        """Takes a model out of service and frees its memory. Refused unless the server allows it."""
 
 def add_InversionServiceServicer_to_server(servicer: InversionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="tell what is installed and what is live",
         description="Tells what is installed and what is live. Exit code 1 when the model could not be served.",
     )
-    default = config.all_keys()["engine.model"].default
+    default = config.DEFAULT_MODEL
     parser.add_argument("--model", default=default, help=f"name or folder of the model to look at (default: {default})")
     parser.add_argument("--flow-weights", metavar="FILE", help="RAFT's weights, to be looked at too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 import legato
 from legato import config, logs
 from legato.errors import ConfigError
-from legato.memory import keep_freed_memory
+from legato.memory import keep_freed_memory, return_freed_memory
+from legato.models_served import Models
+from legato.repository import Repository, Source
+from legato.turns import Turns
 
 if TYPE_CHECKING:
     from legato.config import Config, EngineConfig
@@ -41,8 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """One option for every key of the configuration."""
     parser = subparsers.add_parser(
         "serve",
-        help="serve a model over gRPC",
-        description="Serves one model over gRPC: streams of video frames, inverted, edited and sent back.",
+        help="serve models over gRPC",
+        description="Serves models over gRPC: streams of video frames, inverted, edited and sent back.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,7 +55,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     groups = {section: parser.add_argument_group(section) for section in config.SECTIONS}
     for key in config.all_keys().values():
         section = key.name.partition(".")[0]
-        groups[section].add_argument(key.flag, dest=key.name, metavar=_metavar(key), help=_help(key))
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if key.type is bool else {}
+        groups[section].add_argument(key.flag, dest=key.name, metavar=_metavar(key), help=_help(key), **bare)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,11 +69,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Engine:
-    """An engine with the model that the settings name, not started. Takes seconds: it reads weights.
+def build_engine(
+    settings: EngineConfig, observer: Metrics | None = None, *, source: Source | None = None, turns: Turns | None = None
+) -> Engine:
+    """An engine with the model that the settings name, or that of a source, not started. It takes seconds.
 
-    Raises ModelFileError for weights that are missing, damaged or do not fit together, BackendUnavailable for an op
-    without a kernel.
+    `turns` are those of all engines that share its device. Raises ModelFileError for weights that are missing, damaged
+    or do not fit together, BackendUnavailable for an op without a kernel.
     """
     from legato.editing.directions import load_directions
     from legato.engine import Engine
@@ -85,9 +91,10 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
     ops = require_backends()
     if observer is not None:
         observer.ops(ops)
-    generator, encoder = load_generator(settings.model), load_encoder(settings.model)
-    refiners = load_refiners(settings.model, generator, encoder)
-    directions = load_directions(settings.directions or settings.model, generator_digest=generator.digest)
+    source = source or single_source(settings)
+    generator, encoder = load_generator(source.path), load_encoder(source.path)
+    refiners = load_refiners(source.path, generator, encoder)
+    directions = load_directions(source.directions or source.path, generator_digest=generator.digest)
     log.info("ops", extra={"fields": {**ops, "cuda_half": cuda_half()}})
     log.info("refinement", extra={"fields": refiners.told})
     return Engine(
@@ -124,10 +131,52 @@ def build_engine(settings: EngineConfig, observer: Metrics | None = None) -> Eng
                 rows=settings.window_rows,
                 blend_seconds=settings.window_blend_seconds,
             ),
+            turns=turns or Turns(),
         ),
-        name=Path(settings.model).name,
+        name=source.name,
+        version=source.version,
         observer=observer,
     )
+
+
+def single_source(settings: EngineConfig) -> Source:
+    """The model of --model and --directions."""
+    path = settings.model or config.DEFAULT_MODEL
+    return Source(Path(path).name, "", path, settings.directions)
+
+
+def build_models(settings: EngineConfig, metrics: Metrics) -> Models:
+    """Models of the folder and the model that the settings name, loaded and warm. It takes seconds for each.
+
+    Raises as `build_engine`, and ConfigError where there is nothing to serve.
+    """
+    turns = Turns()
+    repository = Repository(settings.models or None)
+    inside = settings.model in repository.names
+    if not inside and (settings.model or not settings.models):
+        repository = Repository(settings.models or None, single_source(settings))
+        default = repository.names[0]
+    else:
+        default = settings.model
+    models = Models(
+        repository,
+        lambda source: build_engine(settings, metrics, source=source, turns=turns),
+        tidy=_tidy,
+        observer=metrics,
+    )
+    try:
+        models.start(default)
+    except BaseException:
+        models.stop(0.0)
+        raise
+    return models
+
+
+def _tidy() -> None:
+    """After a model came or went: collections need not look through those that stay, which takes 0.1 s each time."""
+    gc.collect()
+    gc.freeze()
+    return_freed_memory()
 
 
 async def _serve(settings: Config) -> None:
@@ -137,17 +186,14 @@ async def _serve(settings: Config) -> None:
     stop = _stop_signal()
     metrics = Metrics(version=legato.__version__)
     async with Server(settings, metrics) as server:
-        engine = await asyncio.to_thread(build_engine, settings.engine, metrics)
-        await asyncio.to_thread(engine.start)
-        gc.collect()
-        gc.freeze()  # the model's objects stay: to look through them takes 0.1 s, during which no frame runs
+        models = await asyncio.to_thread(build_models, settings.engine, metrics)
         try:
-            await server.start(engine)
-            with _announced(server, engine, settings):
+            await server.start(models)
+            with _announced(server, models, settings):
                 await stop.wait()
                 await server.drain()
         finally:
-            await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
+            await asyncio.to_thread(models.stop, ENGINE_STOP_SECONDS)
     log.info("stopped")
 
 
@@ -167,7 +213,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 @contextlib.contextmanager
-def _announced(server: Server, engine: Engine, settings: Config) -> Iterator[None]:
+def _announced(server: Server, models: Models, settings: Config) -> Iterator[None]:
     """Tells where the server listens: on stdout, in the log, in the ready file while it lasts."""
     fields: dict[str, Any] = {"address": server.address, "metrics": server.metrics_address, "pid": os.getpid()}
     ready = Path(settings.server.ready_file) if settings.server.ready_file else None
@@ -178,7 +224,7 @@ def _announced(server: Server, engine: Engine, settings: Config) -> Iterator[Non
             partial.replace(ready)
         except OSError as error:
             raise ConfigError(f"the ready file {ready} cannot be written: {error.strerror}") from error
-    log.info("listening", extra={"fields": {**fields, "model": engine.model.name, "digest": engine.model.digest[:12]}})
+    log.info("listening", extra={"fields": {**fields, "models": [one.source.label for one in models.listed()]}})
     print(f"legato listening on {server.address} metrics on {server.metrics_address or 'none'}", flush=True)
     try:
         yield
@@ -190,7 +236,7 @@ def _announced(server: Server, engine: Engine, settings: Config) -> Iterator[Non
 def _metavar(key: config.Key) -> str:
     if key.setting.choices:
         return "{" + ",".join(key.setting.choices) + "}"
-    return {int: "N", float: "X", str: "TEXT"}.get(key.type, "N,N,...")
+    return {int: "N", float: "X", str: "TEXT", bool: "BOOL"}.get(key.type, "N,N,...")
 
 
 def _help(key: config.Key) -> str:

@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 
 from legato.background import Place
 from legato.errors import DeadlineMissed, InvalidInput, Overloaded, ProtocolViolation, ShuttingDown
+from legato.metrics import Metrics
+from legato.models_served import Models
 from legato.options import Encoding
 from legato.rpc import messages
 from legato.rpc.interceptors import Context
 from legato.rpc.stream import Parts
-from legato.types import ClipAnswer, ClipJob, ClipMethod, Edit, Frame, Outputs
+from legato.served import Served
+from legato.types import ClipAnswer, ClipJob, ClipMethod, Frame, Outputs
 from legato_pb import inversion_pb2 as pb
 
 DEFAULT_METHOD = "consecutive"
@@ -37,12 +41,24 @@ class ClipDesk:
     """Serves all InvertClip calls of a server. Errors leave as LegatoError.
 
     Args:
-        parts: what all calls share.
+        models: those of the server.
+        parts_of: what the calls of a version share.
+        metrics: are told how each call ended.
         max_frames, max_steps: of one clip.
     """
 
-    def __init__(self, parts: Parts, *, max_frames: int, max_steps: int) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        models: Models,
+        parts_of: Callable[[Served], Parts],
+        metrics: Metrics,
+        *,
+        max_frames: int,
+        max_steps: int,
+    ) -> None:
+        self._models = models
+        self._parts_of = parts_of
+        self._metrics = metrics
         self._max_frames = max_frames
         self._max_steps = max_steps
         self._calls: set[asyncio.Task[Any]] = set()
@@ -80,7 +96,7 @@ class ClipDesk:
             self._calls.discard(task)
             if not self._calls:
                 self._nobody.set()
-            self._parts.metrics.clip_inversions.labels(outcome).inc()
+            self._metrics.clip_inversions.labels(outcome).inc()
 
     async def over(self) -> None:
         """Waits until no call is left."""
@@ -94,8 +110,11 @@ class ClipDesk:
 
     async def _serve(self, context: Context) -> None:
         options = await self._options(context)
-        reader, clips = self._parts.reader, self._parts.engine.clips
-        reader.check_model(options.model)
+        with self._models.use(options.model) as served:
+            await self._serve_by(self._parts_of(served), options, context)
+
+    async def _serve_by(self, parts: Parts, options: pb.ClipOptions, context: Context) -> None:
+        reader, clips = parts.reader, parts.engine.clips
         method = clips.method(options.method or DEFAULT_METHOD)
         if method.steps > self._max_steps:
             raise InvalidInput(
@@ -104,11 +123,12 @@ class ClipDesk:
                 field="options.method",
             )
         edits, (outputs, encoding) = reader.rules.edits(options.edits), reader.output(options.output)
-        with self._parts.engine.background.reserve(self._seconds_left) as place:
-            frames = await self._frames(context, method)
-            answer, steps = await self._work(context, place, frames, method, edits if outputs.edited else ())
-            self._parts.metrics.clip_done(answer.seconds, steps)
-            await self._answer(context, answer, outputs, encoding)
+        with parts.engine.background.reserve(self._seconds_left) as place:
+            frames = await self._frames(context, parts, method)
+            job = ClipJob(frames, method.label, edits if outputs.edited else ())
+            answer, steps = await self._work(context, parts, place, job)
+            self._metrics.clip_done(answer.seconds, steps)
+            await self._answer(context, parts, answer, outputs, encoding)
             done = pb.ClipDone(
                 frames=len(answer.frames),
                 method=method.label,
@@ -116,6 +136,7 @@ class ClipDesk:
                 seconds=answer.seconds,
                 passes_per_frame=answer.passes_per_frame,
                 model_digest=reader.model.digest,
+                model_ref=parts.ref,
             )
             await _write(context, pb.InvertClipResponse(done=done))
 
@@ -127,7 +148,7 @@ class ClipDesk:
         options: pb.ClipOptions = first.options
         return options
 
-    async def _frames(self, context: Context, method: ClipMethod) -> tuple[Frame, ...]:
+    async def _frames(self, context: Context, parts: Parts, method: ClipMethod) -> tuple[Frame, ...]:
         """All frames, decoded; raises InvalidInput for the first that cannot be part of the clip."""
         frames: list[Frame] = []
         first_size: tuple[int, int] | None = None
@@ -143,7 +164,7 @@ class ClipDesk:
                     reason="CLIP_TOO_LONG",
                     field=f"frames[{index}]",
                 )
-            frame, size = await self._in_thread(self._frame, index, message.frame)
+            frame, size = await _in_thread(parts, _frame, parts.reader, index, message.frame)
             first_size = first_size or size
             if method.compares and size != first_size:
                 raise InvalidInput(
@@ -157,21 +178,10 @@ class ClipDesk:
             raise InvalidInput("a clip has at least one frame; got none", field="frames")
         return tuple(frames)
 
-    def _frame(self, index: int, image: pb.Image) -> tuple[Frame, tuple[int, int]]:
-        """A frame and its (width, height) as it was sent; on a codec's thread."""
-        reader = self._parts.reader
-        try:
-            return reader.frame(image), reader.size(image)
-        except InvalidInput as error:
-            field = f"frames[{index}]" + (error.field or "").removeprefix("image")
-            raise type(error)(f"frame {index}: {error}", reason=error.reason, field=field) from None
-
-    async def _work(
-        self, context: Context, place: Place, frames: tuple[Frame, ...], method: ClipMethod, edits: tuple[Edit, ...]
-    ) -> tuple[ClipAnswer, int]:
+    async def _work(self, context: Context, parts: Parts, place: Place, job: ClipJob) -> tuple[ClipAnswer, int]:
         """The engine's answer and the steps that it took; the client is told of the way there."""
         bulletin = Bulletin()
-        clips = self._parts.engine.clips
+        clips = parts.engine.clips
         began, taken = time.monotonic(), 0
 
         def step(done: int, total: int) -> None:  # on the engine's thread, as all three
@@ -185,7 +195,7 @@ class ClipDesk:
         def work(pause: Any) -> ClipAnswer:
             nonlocal began
             began = time.monotonic()
-            return clips.invert(ClipJob(frames, method.label, edits, step), pause)
+            return clips.invert(dataclasses.replace(job, on_step=step), pause)
 
         def moved(ahead: int) -> None:
             bulletin.put(pb.InvertClipResponse(queued=pb.ClipQueued(ahead=ahead)))
@@ -197,14 +207,15 @@ class ClipDesk:
         answer: ClipAnswer = future.result()
         return answer, taken
 
-    async def _answer(self, context: Context, answer: ClipAnswer, outputs: Outputs, encoding: Encoding) -> None:
+    async def _answer(
+        self, context: Context, parts: Parts, answer: ClipAnswer, outputs: Outputs, encoding: Encoding
+    ) -> None:
+        rebuilt = answer.reconstruction if outputs.reconstruction else None
+        edited = answer.edited if outputs.edited else None
         for row, index in enumerate(answer.frames):
             pictures = [
-                await self._in_thread(messages.image, pixels[row] if wanted and pixels is not None else None, encoding)
-                for pixels, wanted in (
-                    (answer.reconstruction, outputs.reconstruction),
-                    (answer.edited, outputs.edited),
-                )
+                await _in_thread(parts, messages.image, None if pixels is None else pixels[row], encoding)
+                for pixels in (rebuilt, edited)
             ]
             frame = pb.ClipFrame(
                 index=index,
@@ -214,9 +225,6 @@ class ClipDesk:
                 quality=messages.quality(answer.psnr_db[row]),
             )
             await _write(context, pb.InvertClipResponse(frame=frame))
-
-    def _in_thread(self, function: Any, *arguments: Any) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._parts.threads, function, *arguments)
 
 
 class Bulletin:
@@ -271,6 +279,19 @@ async def _write(context: Context, message: pb.InvertClipResponse) -> None:
         raise DeadlineMissed(
             f"an answer of this clip was not taken for {MESSAGE_SECONDS:g} s; read the answers as they come"
         ) from None
+
+
+def _in_thread(parts: Parts, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().run_in_executor(parts.threads, function, *arguments)
+
+
+def _frame(reader: messages.Reader, index: int, image: pb.Image) -> tuple[Frame, tuple[int, int]]:
+    """A frame and its (width, height) as it was sent; on a codec's thread."""
+    try:
+        return reader.frame(image), reader.size(image)
+    except InvalidInput as error:
+        field = f"frames[{index}]" + (error.field or "").removeprefix("image")
+        raise type(error)(f"frame {index}: {error}", reason=error.reason, field=field) from None
 
 
 def _by(size: tuple[int, int]) -> str:

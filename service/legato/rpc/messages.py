@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from legato.errors import InvalidInput, NotFound
+from legato.errors import InvalidInput
 from legato.images import fit
 from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings, Variant
 from legato.rpc import codec
@@ -39,20 +39,13 @@ DEFAULT_TRUNCATION = 0.7
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads requests under this server's limits and for its model. Every method raises InvalidInput or NotFound."""
+    """Reads requests under this server's limits and for one model. Every method raises InvalidInput."""
 
     model: ModelInfo
     rules: EditRules
     max_message_bytes: int
     max_pixels: int
     max_steps: int
-
-    def check_model(self, name: str) -> None:
-        """The model that a request names must be the one that is served; an empty name is."""
-        if name not in ("", self.model.name):
-            raise NotFound(
-                f"unknown model {name[:100]!r}; this server has {self.model.name!r}", reason="MODEL_NOT_FOUND"
-            )
 
     def policy(self, value: int) -> Policy:
         """The delivery policy of an open."""
@@ -202,8 +195,8 @@ def quality(psnr_db: float) -> pb.Quality | None:
     return pb.Quality(psnr_db=psnr_db) if math.isfinite(psnr_db) else None
 
 
-def result(work: Work, answer: FrameAnswer) -> pb.FrameResult:
-    """The answer's message, with its images encoded. CPU work; not for the event loop."""
+def result(work: Work, answer: FrameAnswer, ref: pb.ModelRef) -> pb.FrameResult:
+    """The answer's message, with its images encoded, of the model that computed it. CPU work, not on the event loop."""
     start = time.perf_counter()
     encoding = work.settings.encoding
     result = pb.FrameResult(
@@ -216,6 +209,7 @@ def result(work: Work, answer: FrameAnswer) -> pb.FrameResult:
         steps=answer.steps,
         state_version=answer.state_version,
         capture_time=work.capture_time,
+        model_ref=ref,
     )
     stages = {"decode": work.decode_seconds, **answer.stage_seconds, "encode_image": time.perf_counter() - start}
     stages["queue"] = 0.0
@@ -243,6 +237,11 @@ def model(info: ModelInfo) -> pb.ModelInfo:
     return pb.ModelInfo(**dataclasses.asdict(info))
 
 
+def model_ref(info: ModelInfo) -> pb.ModelRef:
+    """What every result says of its model."""
+    return pb.ModelRef(name=info.name, version=info.version, digest=info.digest, encoder_digest=info.encoder_digest)
+
+
 def directions(infos: Iterable[DirectionInfo]) -> list[pb.Direction]:
     """Named directions with their measured response, leakage and space."""
     return [pb.Direction(**dataclasses.asdict(info)) for info in infos]
@@ -259,7 +258,7 @@ def stats(stats: Stats) -> pb.SessionStats:
     )
 
 
-def session(session: Session, *, streaming: bool) -> pb.GetSessionResponse:
+def session(session: Session, *, streaming: bool, ref: pb.ModelRef) -> pb.GetSessionResponse:
     """State and counters of a session."""
     return pb.GetSessionResponse(
         session_id=session.id,
@@ -268,4 +267,5 @@ def session(session: Session, *, streaming: bool) -> pb.GetSessionResponse:
         last_seq=session.last_seq,
         state_version=session.state_version,
         stats=stats(session.stats),
+        model_ref=ref,
     )

@@ -1,7 +1,7 @@
 """The server's life: bind, start, serve, drain, stop. Limits, keepalive, health, reflection and metrics are set here.
 
 async with Server(config, metrics) as server:      both ports are taken, or ConfigError
-    await server.start(engine)                      readiness follows the engine's heartbeat
+    await server.start(models)                      readiness follows the engines' heartbeats
     print(server.address)
     await server.drain()                            health NOT_SERVING, go_away, streams finish or are ended
 """
@@ -27,12 +27,15 @@ from grpc_reflection.v1alpha import reflection
 from legato.config import Config
 from legato.errors import ConfigError, ShuttingDown
 from legato.metrics import Metrics, MetricsPage
+from legato.models_served import Models
 from legato.rpc.clip import ClipDesk
+from legato.rpc.control import ModelControl
 from legato.rpc.edits import EditRules
 from legato.rpc.interceptors import ErrorInterceptor
-from legato.rpc.messages import Reader
+from legato.rpc.messages import Reader, model_ref
 from legato.rpc.servicer import Servicer
 from legato.rpc.stream import Parts, SessionStream
+from legato.served import Served
 from legato.store import SessionStore
 from legato_pb import inversion_pb2, inversion_pb2_grpc
 
@@ -60,7 +63,7 @@ class Server:
         self._metrics = metrics
         self._page: MetricsPage | None = None
         self._grpc: grpc.aio.Server | None = None
-        self._engine: Engine | None = None
+        self._models: Models | None = None
         self._servicer: Servicer | None = None
         self._store: SessionStore[SessionStream] | None = None
         self._clips: ClipDesk | None = None
@@ -81,37 +84,40 @@ class Server:
             self.metrics_address = self._page.address
         return self
 
-    async def start(self, engine: Engine) -> None:
-        """Serves a started engine."""
+    async def start(self, models: Models | Engine) -> None:
+        """Serves models, or one started engine."""
         assert self._grpc is not None
         config = self._config
-        self._engine = engine
-        reader = Reader(
-            model=engine.model,
-            rules=EditRules(
-                engine.model.name, [each.name for each in engine.directions], config.max_edits, config.max_variants
-            ),
-            max_message_bytes=config.max_message_bytes,
-            max_pixels=config.max_pixels,
-            max_steps=self._limits.max_steps,
-        )
-        parts = Parts(engine, reader, self._metrics, self._threads, config.deadline_seconds)
+        self._models = models = models if isinstance(models, Models) else Models.of(models)
+        self._metrics.watch(models)
         self._store = store = SessionStore[SessionStream](
-            engine,
+            self._limits.max_sessions,
             resume_seconds=config.resume_seconds,
             ended=lambda outcome: self._metrics.sessions.labels(outcome).inc(),
         )
         self._metrics.sessions_active.set_function(lambda: len(store))
-        self._clips = ClipDesk(parts, max_frames=config.max_clip_frames, max_steps=config.max_clip_steps)
+        self._clips = ClipDesk(
+            models,
+            self._parts_of,
+            self._metrics,
+            max_frames=config.max_clip_frames,
+            max_steps=config.max_clip_steps,
+        )
         self._servicer = Servicer(
-            parts, self._store, self._clips, credits=config.credits, resume_seconds=config.resume_seconds
+            models,
+            self._parts_of,
+            self._store,
+            self._clips,
+            ModelControl(models, self._threads, allowed=config.allow_model_control),
+            credits=config.credits,
+            resume_seconds=config.resume_seconds,
         )
         inversion_pb2_grpc.add_InversionServiceServicer_to_server(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
         await self._set_health(alive=True)
         await self._grpc.start()
-        self._watch = asyncio.create_task(self._watch_engine())
+        self._watch = asyncio.create_task(self._watch_engines())
 
     async def drain(self) -> None:
         """Refuses new sessions and clips, tells the streams to go, ends what is left after drain_seconds."""
@@ -143,6 +149,21 @@ class Server:
         if self._page is not None:
             self._page.close()
 
+    def _parts_of(self, served: Served) -> Parts:
+        """What the streams and calls of a version share. It is made anew for each, so that nothing outlives them."""
+        engine, config = served.engine, self._config
+        reader = Reader(
+            model=engine.model,
+            rules=EditRules(
+                engine.model.name, [each.name for each in engine.directions], config.max_edits, config.max_variants
+            ),
+            max_message_bytes=config.max_message_bytes,
+            max_pixels=config.max_pixels,
+            max_steps=self._limits.max_steps,
+        )
+        ref = model_ref(engine.model)
+        return Parts(engine, reader, ref, self._metrics, self._threads, config.deadline_seconds)
+
     async def _all_over(self, seconds: float) -> None:
         """Waits for streams and clips to end, but not for longer."""
         assert self._store is not None
@@ -153,21 +174,21 @@ class Server:
         for task in waiting:
             task.cancel()
 
-    async def _watch_engine(self) -> None:
-        """Health follows the engine's heartbeat; sessions that waited long enough for a stream are freed."""
-        assert self._engine is not None
+    async def _watch_engines(self) -> None:
+        """Health follows the engines' heartbeats; sessions that waited long enough for a stream are freed."""
+        assert self._models is not None
         assert self._store is not None
         alive = True
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for session in self._store.expire():
                 log.info("session expired", extra={"fields": {"session": session.id}})
-            silence = time.monotonic() - self._engine.heartbeat
+            silence = time.monotonic() - self._models.heartbeat
             if alive != (silence < self._config.heartbeat_seconds):
                 alive = not alive
                 log.log(
                     logging.INFO if alive else logging.ERROR,
-                    "the engine is back" if alive else "the engine is silent",
+                    "the engines are back" if alive else "an engine is silent",
                     extra={"fields": {"seconds": round(silence, 1)}},
                 )
                 await self._set_health(alive)
@@ -179,10 +200,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve_in_thread(config: Config, metrics: Metrics, engine: Engine) -> Iterator[Server]:
-    """A server in this process, on a thread and an event loop of its own, around a started engine. For tests and tools.
+def serve_in_thread(config: Config, metrics: Metrics, models: Models | Engine) -> Iterator[Server]:
+    """A server in this process, on a thread and an event loop of its own, around models or one started engine.
 
-    Raises what `Server` raises; on leaving it drains. The engine stays the caller's.
+    For tests and tools. Raises what `Server` raises; on leaving it drains. What it serves stays the caller's.
     """
     ready: Future[tuple[Server, Callable[[], object]]] = Future()
 
@@ -190,7 +211,7 @@ def serve_in_thread(config: Config, metrics: Metrics, engine: Engine) -> Iterato
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         async with Server(config, metrics) as server:
-            await server.start(engine)
+            await server.start(models)
             ready.set_result((server, lambda: loop.call_soon_threadsafe(stop.set)))
             await stop.wait()
             await server.drain()

@@ -42,10 +42,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What all streams of a server share."""
+    """What all streams of a version of a model share."""
 
     engine: Engine
     reader: messages.Reader
+    ref: pb.ModelRef  # of the model, for every result
     metrics: Metrics
     threads: Executor  # for image codecs
     deadline_seconds: float
@@ -57,7 +58,7 @@ class SessionStream:
     def __init__(self, parts: Parts, session: Session, context: Context) -> None:
         self.session = session
         self.over = asyncio.Event()
-        self._parts = parts
+        self.parts = parts
         self._context = context
         self._notices: deque[pb.StreamResponse] = deque()
         self._last_word: LegatoError | None = None  # ends the stream once all is told
@@ -127,7 +128,7 @@ class SessionStream:
 
     def _leave(self) -> None:
         """Frees what the engine need not do any more."""
-        session, engine = self.session, self._parts.engine
+        session, engine = self.session, self.parts.engine
         for work in session.detach():
             if engine.cancel(session.slot, work.seq):
                 session.settle(work, DropReason.DISCONNECTED)
@@ -146,7 +147,7 @@ class SessionStream:
             self._take_frame(message.frame)
         elif kind == "update":
             try:
-                self.session.update(self._parts.reader.change(message.update))
+                self.session.update(self.parts.reader.change(message.update))
             except LegatoError as error:
                 self._warn(error.reason, f"update refused: {error}")
         elif kind == "credit":
@@ -165,7 +166,7 @@ class SessionStream:
     def _take_frame(self, frame: pb.FrameInput) -> None:
         arrival = time.monotonic()
         try:
-            rules = self._parts.reader.rules
+            rules = self.parts.reader.rules
             edits = rules.edits(frame.edits.edits) if frame.HasField("edits") else None
             variants = rules.variants(frame.variants.variants) if frame.HasField("variants") else None
             if not math.isfinite(frame.capture_time):
@@ -176,7 +177,7 @@ class SessionStream:
         own = Change(edits=edits, variants=variants)
         self.session.receive(frame.seq, frame, arrival, capture_time=frame.capture_time, own=own)
         for work in self.session.passed_over():
-            if self._parts.engine.cancel(self.session.slot, work.seq):
+            if self.parts.engine.cancel(self.session.slot, work.seq):
                 self.session.settle(work, DropReason.STALE)
 
     def _warn(self, reason: str, message: str) -> None:
@@ -198,7 +199,7 @@ class SessionStream:
 
     def _decode(self, work: Work, request: pb.FrameInput) -> tuple[Frame, Flow | None]:
         start = time.perf_counter()
-        reader = self._parts.reader
+        reader = self.parts.reader
         flow = reader.flow(request.flow) if request.HasField("flow") else None
         frame = reader.frame(request.image)
         work.decode_seconds = time.perf_counter() - start
@@ -233,7 +234,7 @@ class SessionStream:
         while work.outcome is None:
             try:
                 work.submitted = True
-                self._parts.engine.submit(job, done)
+                self.parts.engine.submit(job, done)
                 return
             except Overloaded:
                 work.submitted = False
@@ -265,13 +266,13 @@ class SessionStream:
         outcome = work.outcome
         if isinstance(outcome, FrameAnswer):
             try:
-                result = await self._in_thread(messages.result, work, outcome)
+                result = await self._in_thread(messages.result, work, outcome, self.parts.ref)
             except Exception as error:
                 outcome = _failure(error)
             else:
-                wanted = work.settings.budget.deadline_seconds or self._parts.deadline_seconds
+                wanted = work.settings.budget.deadline_seconds or self.parts.deadline_seconds
                 stages = {timing.stage: timing.seconds for timing in result.timings}
-                self._parts.metrics.answered(result.server_seconds, wanted, stages)
+                self.parts.metrics.answered(result.server_seconds, wanted, stages)
                 return pb.StreamResponse(result=result)
         if isinstance(outcome, Failed):
             return pb.StreamResponse(
@@ -281,7 +282,7 @@ class SessionStream:
         return pb.StreamResponse(dropped=pb.Dropped(seq=work.seq, reason=messages.WIRE_DROPS[outcome]))
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._parts.threads, function, *arguments)
+        return asyncio.get_running_loop().run_in_executor(self.parts.threads, function, *arguments)
 
 
 def _failure(error: BaseException) -> Outcome:

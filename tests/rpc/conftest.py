@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +17,16 @@ from legato.commands.serve import build_engine
 from legato.config import Config, EngineConfig, ServerConfig
 from legato.engine import Engine
 from legato.metrics import Metrics
-from legato.rpc.server import Server, serve_in_thread
+from legato.rpc.server import serve_in_thread
 from legato.types import Frame, FrameJob
 from legato_pb import inversion_pb2_grpc
 from tests.rpc.model import save_tiny_model
-from tests.rpc.wire import RESOLUTION, Wire
+from tests.rpc.repository import Shelf, Versions, serving
+from tests.rpc.running import Running, wait_until
+from tests.rpc.wire import RESOLUTION
 
 MAX_SESSIONS = 3
 QUEUE_SIZE = 6
-
-
-@dataclass
-class Running:
-    """A server that runs, and a channel to it."""
-
-    server: Server
-    metrics: Metrics
-    channel: grpc.Channel
-    stub: inversion_pb2_grpc.InversionServiceStub
-
-    def wire(self) -> Wire:
-        """A new stream."""
-        return Wire(self.stub)
-
-    def value(self, name: str, **labels: str) -> float:
-        """A metric."""
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.fixture(scope="session")
@@ -129,9 +111,21 @@ def hold(engine: Engine) -> Callable[[], AbstractContextManager[None]]:
     return held
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Returns when the condition holds; fails when it does not come to."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+@pytest.fixture(scope="session")
+def saved_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("saved")
+
+
+@pytest.fixture
+def shelf(saved_models: Path, tmp_path: Path) -> Shelf:
+    """A folder of models, with room for "face"."""
+    (tmp_path / "models" / "face").mkdir(parents=True)
+    return Shelf(saved_models, tmp_path / "models")
+
+
+@pytest.fixture
+def face(shelf: Shelf) -> Iterator[Versions]:
+    """A server of face@1."""
+    shelf.put("face/1")
+    with serving(shelf.folder) as running:
+        yield running

@@ -18,8 +18,8 @@ from legato.models_served import Models
 from legato.rpc.server import serve_in_thread
 from legato_pb import inversion_pb2 as pb
 from legato_pb import inversion_pb2_grpc
-from tests.rpc.conftest import Running
 from tests.rpc.model import save_tiny_model
+from tests.rpc.running import Running
 
 MAX_SESSIONS = 4
 STATES = {value: name.removeprefix("MODEL_STATE_") for name, value in pb.ModelState.items()}
@@ -72,6 +72,15 @@ class Versions(Running):
 
 def label(message: pb.ModelInfo | pb.ModelRef | pb.ModelVersion) -> str:
     return f"{message.name}@{message.version}" if message.version else message.name
+
+
+def damage(folder: Path) -> Path:
+    """One bit of a weight."""
+    file = folder / "encoder.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    return file
 
 
 @contextlib.contextmanager

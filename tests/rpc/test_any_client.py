@@ -11,7 +11,8 @@ import grpc
 
 from legato.engine import Engine
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import MAX_SESSIONS, Running, wait_until
+from tests.rpc.conftest import MAX_SESSIONS
+from tests.rpc.running import Running, wait_until
 from tests.rpc.wire import Refusal, Wire, picture
 
 EXPECTED_REFUSALS = {"SESSIONS_FULL", "SESSION_NOT_FOUND", "SESSION_TAKEN_OVER", "QUEUE_FULL"}

@@ -14,8 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from legato.engine import Engine
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import Running
 from tests.rpc.model import DIM, LAYERS, NAMES
+from tests.rpc.running import Running
 from tests.rpc.wire import RESOLUTION, picture, pixels, refusal
 
 SMILE = pb.Edit(direction="smile", strength=1.5)

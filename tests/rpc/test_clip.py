@@ -21,8 +21,8 @@ from legato.options import Encoding, ImageFormat
 from legato.rpc import clip
 from legato.rpc.codec import encode
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import Running, wait_until
 from tests.rpc.model import DIM, LAYERS
+from tests.rpc.running import Running, wait_until
 from tests.rpc.test_life import Stopping
 from tests.rpc.wire import RESOLUTION, TIMEOUT_SECONDS, Refusal, picture, pixels, refusal
 

@@ -20,7 +20,8 @@ from legato.errors import ConfigError
 from legato.rpc.server import SERVICE
 from legato_pb import inversion_pb2 as pb
 from legato_pb.inversion_pb2_grpc import InversionServiceStub
-from tests.rpc.conftest import MAX_SESSIONS, Running, wait_until
+from tests.rpc.conftest import MAX_SESSIONS
+from tests.rpc.running import Running, wait_until
 from tests.rpc.wire import kinds, refusal
 
 Serve = Callable[..., AbstractContextManager[Running]]

@@ -14,47 +14,18 @@ import grpc
 import pytest
 import torch
 
-from legato.errors import ConfigError, ModelFileError
 from legato.models import Generator, load_generator, save_model
 from legato.models_served import Models
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import wait_until
-from tests.rpc.repository import Shelf, Versions, label, serving
+from tests.rpc.repository import Shelf, Versions, damage, label, serving
+from tests.rpc.running import wait_until
 from tests.rpc.test_life import health
 from tests.rpc.wire import kinds, picture, refusal
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("saved")
-
-
-@pytest.fixture
-def shelf(saved: Path, tmp_path: Path) -> Shelf:
-    (tmp_path / "models" / "face").mkdir(parents=True)
-    return Shelf(saved, tmp_path / "models")
-
-
-@pytest.fixture
-def face(shelf: Shelf) -> Iterator[Versions]:
-    """A server of face@1."""
-    shelf.put("face/1")
-    with serving(shelf.folder) as running:
-        yield running
 
 
 def generator_of(models: Models, wanted: str) -> weakref.ref[Generator]:
     (served,) = [one for one in models.listed() if one.source.label == wanted]
     return weakref.ref(served.engine._pipeline.generator)
-
-
-def damage(folder: Path) -> Path:
-    """One bit of a weight."""
-    file = folder / "encoder.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-100] ^= 1
-    file.write_bytes(data)
-    return file
 
 
 def test_a_swap_under_a_stream_touches_no_session_and_frees_the_old_one_with_its_last(
@@ -240,6 +211,40 @@ def test_loads_at_the_same_time_are_one_load_of_each_version(face: Versions, she
     assert face.value("legato_model_loads_total", model="car", outcome="loaded") == 1
 
 
+def test_while_versions_change_all_the_time_there_is_always_one_to_open(face: Versions, shelf: Shelf) -> None:
+    shelf.put("face/2", seed=1)
+    over = threading.Event()
+
+    def swap() -> None:
+        for version in ("2", "1", "2", "1"):
+            face.load("face", version)
+
+    def come_and_go() -> set[str]:
+        seen = set()
+        while not over.is_set():
+            with face.wire().open() as wire:
+                wire.frame(1)
+                result = wire.result()
+                assert (label(result.model_ref), result.state_version) == (label(wire.opened.model), 1)
+                seen.add(label(result.model_ref))
+                wire.send(close=pb.Close())
+                assert kinds(wire.rest()) == ["closed"]
+        return seen
+
+    with ThreadPoolExecutor(4) as threads:
+        clients = [threads.submit(come_and_go) for _ in range(2)]
+        swaps = [threads.submit(swap) for _ in range(2)]
+        try:
+            for done in swaps:
+                done.result(120)
+        finally:
+            over.set()
+        assert set.union(*(client.result(60) for client in clients)) == {"face@1", "face@2"}
+    wait_until(lambda: len(face.listed()) == 1)
+    assert face.value("legato_model_versions", model="face") == 1
+    assert face.unload("face") == 0
+
+
 def test_two_models_at_once_give_what_each_gives_alone(face: Versions, shelf: Shelf) -> None:
     shelf.put("car", seed=1)
     face.load("car")
@@ -294,54 +299,6 @@ def test_every_result_tells_of_its_model(face: Versions) -> None:
         refs = [wire.result().model_ref, inverted.model_ref, drawn.model_ref, done.model_ref]
     assert refs == [wanted] * 4
     assert inverted.model_digest == drawn.model_digest == done.model_digest == info.digest
-
-
-def test_loading_and_unloading_are_off_unless_they_are_allowed(shelf: Shelf) -> None:
-    shelf.put("face/1")
-    with serving(shelf.folder, allow_model_control=False) as running:
-        for call in (running.load, running.unload):
-            refused = refusal(call, "face")
-            assert (refused.code, refused.reason) == ("PERMISSION_DENIED", "MODEL_CONTROL_OFF")
-            assert "--allow-model-control" in refused.message
-        assert running.listed() == {"face@1": "READY"}
-
-
-@pytest.mark.parametrize("name", ["nobody", "../models/face", "", "face@1"])
-def test_only_what_lies_in_the_folder_can_be_loaded(face: Versions, name: str) -> None:
-    refused = refusal(face.load, name)
-    assert (refused.code, refused.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
-    assert refusal(face.load, "face", "../1").reason == "MODEL_NOT_FOUND"
-
-
-def test_a_server_starts_with_the_newest_version_that_can_be_served(shelf: Shelf) -> None:
-    shelf.put("face/1")
-    damage(shelf.put("face/2", seed=1))
-    damage(shelf.put("car"))
-    with serving(shelf.folder) as running:
-        assert running.opened() == "face@1"
-        assert running.listed() == {"face@2": "FAILED", "face@1": "READY", "car": "FAILED"}
-
-
-def test_what_has_no_default_model_does_not_start(shelf: Shelf) -> None:
-    (shelf.folder / "face").rmdir()
-    with pytest.raises(ConfigError, match="there is no model to serve"), serving(shelf.folder):
-        pass
-    shelf.put("face")
-    damage(shelf.put("car"))
-    with pytest.raises(ModelFileError, match="damaged"), serving(shelf.folder, model="car"):
-        pass
-    with pytest.raises(ModelFileError, match="no model is named 'bus'"), serving(shelf.folder, model="bus"):
-        pass
-
-
-def test_a_model_from_elsewhere_is_served_beside_the_folder(shelf: Shelf, tmp_path: Path) -> None:
-    shelf.put("face/1")
-    own = Shelf(shelf._saved, tmp_path).put("own", seed=1)
-    with serving(shelf.folder, model=str(own)) as running:
-        assert (running.opened(), running.opened("face")) == ("own", "face@1")
-        assert running.listed() == {"own": "READY", "face@1": "READY"}
-    with serving(shelf.folder, model="face") as running:
-        assert running.listed() == {"face@1": "READY"}
 
 
 def test_all_models_share_the_places_for_sessions(face: Versions, shelf: Shelf) -> None:

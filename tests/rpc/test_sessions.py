@@ -12,7 +12,8 @@ import grpc
 import pytest
 
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import MAX_SESSIONS, Running, wait_until
+from tests.rpc.conftest import MAX_SESSIONS
+from tests.rpc.running import Running, wait_until
 from tests.rpc.wire import Refusal, Wire, kinds, picture, refusal
 
 Serve = Callable[..., AbstractContextManager[Running]]

@@ -15,8 +15,8 @@ import pytest
 from legato.options import Encoding, ImageFormat
 from legato.rpc import codec
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import Running, wait_until
 from tests.rpc.model import DIM, LAYERS
+from tests.rpc.running import Running, wait_until
 from tests.rpc.wire import RESOLUTION, kinds, picture, pixels, refusal
 
 Hold = Callable[[], AbstractContextManager[None]]

@@ -25,7 +25,7 @@ from legato.errors import ConfigError
 T = TypeVar("T")
 PREFIX = "LEGATO_"
 DEFAULT_MODEL = "heads-128"
-BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,9 @@ class EngineConfig:
     batch_buckets: tuple[int, ...] = setting(
         (1, 2, 4, 8), "batch sizes that are warmed and run", unit="frames", minimum=1
     )
+    batch_invariant: bool = setting(
+        False, "a frame's result is the same bit for bit whoever is served beside it; batches of one"
+    )
     in_flight: int = setting(
         32, "frames that may be between their encoding and their answer", unit="frames", minimum=1, maximum=65536
     )
@@ -176,6 +179,11 @@ class EngineConfig:
                 f"got flow {self.flow!r} and flow_weights {self.flow_weights!r}"
             )
 
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes that are run. Most kernels sum in another order in another batch; not so in one of one."""
+        return (1,) if self.batch_invariant else self.batch_buckets
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -217,10 +225,10 @@ class Key:
     def parse(self, text: str, origin: str) -> Any:
         """The checked value of a text from the environment or the command line."""
         try:
-            value: Any = BOOLEANS[text.lower()] if self.type is bool else None
-            if value is None:
-                listed = self.type == tuple[int, ...]
-                value = tuple(int(part) for part in text.split(",")) if listed else self.type(text)
+            if self.type is bool:
+                value: Any = SWITCH[text.strip().lower()]
+            else:
+                value = tuple(int(n) for n in text.split(",")) if self.type == tuple[int, ...] else self.type(text)
         except (ValueError, KeyError):
             raise ConfigError(f"{self.name} is {self.wanted}; got {text!r}{origin}") from None
         return self.check(value, origin)

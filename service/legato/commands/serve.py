@@ -55,8 +55,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     groups = {section: parser.add_argument_group(section) for section in config.SECTIONS}
     for key in config.all_keys().values():
         section = key.name.partition(".")[0]
-        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if key.type is bool else {}
-        groups[section].add_argument(key.flag, dest=key.name, metavar=_metavar(key), help=_help(key), **bare)
+        more: dict[str, Any] = {"nargs": "?", "const": "true"} if key.type is bool else {}
+        groups[section].add_argument(key.flag, dest=key.name, metavar=_metavar(key), help=_help(key), **more)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,13 +104,13 @@ def build_engine(
         refiners=refiners,
         queue=Scheduler(
             capacity=settings.queue_size,
-            buckets=settings.batch_buckets,
+            buckets=settings.buckets,
             max_wait=settings.max_wait_seconds,
             in_flight=settings.in_flight,
         ),
         options=EngineOptions(
             max_sessions=settings.max_sessions,
-            batch_buckets=settings.batch_buckets,
+            batch_buckets=settings.buckets,
             in_flight=settings.in_flight,
             max_steps=settings.max_steps,
             clips=settings.clips,
@@ -236,10 +236,11 @@ def _announced(server: Server, models: Models, settings: Config) -> Iterator[Non
 def _metavar(key: config.Key) -> str:
     if key.setting.choices:
         return "{" + ",".join(key.setting.choices) + "}"
-    return {int: "N", float: "X", str: "TEXT", bool: "BOOL"}.get(key.type, "N,N,...")
+    return {int: "N", float: "X", str: "TEXT", bool: "true|false"}.get(key.type, "N,N,...")
 
 
 def _help(key: config.Key) -> str:
     default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
+    default = str(default).lower() if key.type is bool else default
     unit = f"; {key.setting.unit}" if key.setting.unit else ""
     return f"{key.setting.help}{unit} (default: {'none' if default == '' else default})".replace("%", "%%")

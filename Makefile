@@ -46,10 +46,11 @@ format: setup ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format $(CODE)
 	$(if $(NATIVE),$(BIN)/clang-format -i $(NATIVE))
 
-bench: setup ## measure the ops and the server, up to two hours; the results go to benchmarks/results
+bench: setup ## measure ops, engine and server, up to two hours; the results go to benchmarks/results
 	$(BIN)/legato bench ops --nets heads-128 config-f-256 --batches 1 8 --minutes 90 \
 		--json benchmarks/results/ops.json --picture benchmarks/results/ops.png
-	$(BIN)/python -m benchmarks.bench_stream
+	$(BIN)/legato bench engine --json benchmarks/results/engine.json --picture benchmarks/results/engine.png
+	$(BIN)/legato bench server --json benchmarks/results/server.json --picture benchmarks/results/server.png
 
 wheel: setup ## wheels of both packages in dist; scripts/check_wheel.py tries them where there is only torch
 	rm -rf build/lib*

@@ -14,7 +14,7 @@ from legato.editing.directions import load_directions
 from legato.errors import ConfigError, InvalidEdit, InvalidInput
 from legato.evaluation.footage import folder_clips
 from legato.evaluation.known import away
-from legato.evaluation.rendered import rendered_clips
+from legato.evaluation.rendered import rendered_clips, rendered_frames
 from legato.evaluation.synthetic import REACH, synthetic_clips
 from legato.models import load_generator
 from legato.models.attributes import load_attributes
@@ -94,6 +94,16 @@ def test_heads_at_the_end_of_an_attribute_move_too(tmp_path: Path) -> None:
     assert all(clip.motion is None for clip in found.clips), "one frame does not move"
     with pytest.raises(InvalidInput, match=r"no attribute 'age'; there are yaw"):
         rendered_clips(Renderer(SIDE, 1), tmp_path, attributes=("age",))
+
+
+def test_frames_alone_are_those_of_the_clips_and_come_from_the_same_folder(tmp_path: Path) -> None:
+    whole = rendered_clips(Renderer(SIDE, 1), tmp_path, clips=2, frames=3, fps=25.0)
+    renderer = Counting(SIDE, 1)
+    told: list[tuple[int, int]] = []
+    alone = rendered_frames(renderer, tmp_path, clips=3, frames=3, progress=lambda *done: told.append(done))
+    assert renderer.drawn == 3, "the third clip alone"
+    assert all(torch.equal(a, b.frames) for a, b in zip(alone, whole.clips, strict=False))
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from legato_client import models_command
+from legato_client.bench_command import add_options, bench
 from legato_client.channel import DEFAULT_ADDRESS
 from legato_client.client import Client
 from legato_client.clip import Filled, paced, through
@@ -223,6 +224,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     inverted.add_argument("--fps", type=_rate, default=Fraction(25), help="of a folder's frames (default: %(default)s)")
     inverted.set_defaults(run=invert)
+
+    load = commands.add_parser(
+        "bench",
+        parents=[common, model, work],
+        help="a load on the server: how many frames, how old, how many lost",
+        description="Many sessions at once, each with a camera of its own whose frames are due whether or not answers "
+        "come; a frame's age counts from when it was due. Tells what became of every frame.",
+    )
+    add_options(load)
+    load.set_defaults(run=bench)
 
     models_command.add_options(
         commands.add_parser("models", parents=[common], help="the models that the server has; load, unload")

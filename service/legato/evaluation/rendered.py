@@ -84,6 +84,28 @@ def rendered_clips(
     return Protocol("rendered", about, settings, tuple(found))
 
 
+def rendered_frames(
+    renderer: Renderer,
+    folder: Path,
+    *,
+    clips: int,
+    frames: int,
+    fps: float = 25.0,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> list[Tensor]:
+    """The pictures alone of such clips, each [T, 3, R, R] in [-1, 1], from the same folder of renders.
+
+    Raises ConfigError where that cannot be written.
+    """
+    store, found = _Store(folder / "rendered", renderer), []
+    for number in range(clips):
+        key = {"identity": seed * 1000 + number, "motion": seed, "frames": frames, "fps": fps}
+        found.append(_images(store, key, renderer, lambda count: None))
+        progress(number + 1, clips)
+    return found
+
+
 def _images(store: _Store, key: Mapping[str, Any], renderer: Renderer, told: Callable[[int], None]) -> Tensor:
     def make() -> Arrays:
         clip = render_clip(renderer, key["identity"], key["motion"], key["frames"], "eval", fps=key["fps"])

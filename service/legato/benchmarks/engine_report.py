@@ -119,7 +119,7 @@ def _quality(found: dict[str, Any]) -> Table:
     free, encoder = found["free_w_plus"], found["encoder"]
     shown.caption = (
         f"encoder {encoder['psnr_db']:.2f} dB, dT {encoder['change_error']:.4f}; free W+, {free['steps']} steps, "
-        f"every {free['every']}th frame: {free['psnr_db']:.2f} dB"
+        f"1 of {free['every']} frames: {free['psnr_db']:.2f} dB"
     )
     return shown
 

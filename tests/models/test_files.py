@@ -162,7 +162,9 @@ def test_wrong_kind(saved: Path) -> None:
 def test_safetensors_of_somebody_else(saved: Path) -> None:
     path = saved / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path)
-    assert "without legato's header" in refusal(path)
+    assert "holds no StyleGAN2 network under names that legato knows (safetensors)" in refusal(path)
+    with pytest.raises(ModelFileError, match="without legato's header"):
+        load_encoder(path)
 
 
 def set_version(fields: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -3,7 +3,14 @@
 from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
-from legato.models.files import load_curvature, load_encoder, load_generator, load_residual_encoder, save_model
+from legato.models.files import (
+    load_curvature,
+    load_discriminator,
+    load_encoder,
+    load_generator,
+    load_residual_encoder,
+    save_model,
+)
 from legato.models.generator import Features, Generator, GeneratorConfig
 from legato.models.residual_encoder import ResidualEncoder
 
@@ -18,6 +25,7 @@ __all__ = [
     "GeneratorConfig",
     "ResidualEncoder",
     "load_curvature",
+    "load_discriminator",
     "load_encoder",
     "load_generator",
     "load_residual_encoder",

@@ -17,11 +17,11 @@ HALF_SQRT = math.sqrt(0.5)
 class DiscriminatorBlock(nn.Module):
     """x [B, C, r, r] -> [B, C', r/2, r/2]: two 3x3 convolutions beside a 1x1 skip, halved variance each."""
 
-    def __init__(self, c_in: int, c_out: int, from_rgb: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, from_rgb: bool, clamp: float | None = None) -> None:
         super().__init__()
-        self.fromrgb = EqualConv2d(3, c_in, 1, activate=True) if from_rgb else None
-        self.conv0 = EqualConv2d(c_in, c_in, 3, activate=True)
-        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, stride=2, gain=HALF_SQRT)
+        self.fromrgb = EqualConv2d(3, c_in, 1, activate=True, clamp=clamp) if from_rgb else None
+        self.conv0 = EqualConv2d(c_in, c_in, 3, activate=True, clamp=clamp)
+        self.conv1 = EqualConv2d(c_in, c_out, 3, activate=True, stride=2, gain=HALF_SQRT, clamp=clamp)
         self.skip = EqualConv2d(c_in, c_out, 1, bias=False, stride=2, gain=HALF_SQRT)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,9 +34,9 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """x [B, C, 4, 4] -> score [B, 1], float32: minibatch deviation (Karras et al. 2018, section 3), dense layers."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, clamp: float | None = None) -> None:
         super().__init__()
-        self.conv = EqualConv2d(channels + 1, channels, 3, activate=True)
+        self.conv = EqualConv2d(channels + 1, channels, 3, activate=True, clamp=clamp)
         self.fc = EqualLinear(channels * 16, channels, activate=True)
         self.out = EqualLinear(channels, 1)
 
@@ -60,20 +60,23 @@ def minibatch_deviation(x: Tensor, group: int = MINIBATCH_GROUP) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Image [B, 3, R, R] -> realness score [B, 1]; channels by the generator's rule.
+    """Image [B, 3, R, R] -> realness score [B, 1]; channels and clamp by the generator's rule.
 
     `autocast_dtype` is the dtype of the blocks above 4x4; forward(..., full_precision=True) ignores it, which R1 needs.
     """
 
     def __init__(self, config: GeneratorConfig, *, autocast_dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        self.config = config  # of the generator that it was made for; of its mapping network nothing is used
+        self.digest = ""  # sha256 of the weights, hex; set when loaded from a file
         self.resolution = config.resolution
         self.autocast_dtype = autocast_dtype
         self.resolutions = tuple(reversed(config.resolutions[1:]))
         for r in self.resolutions:
-            block = DiscriminatorBlock(config.channels(r), config.channels(r // 2), from_rgb=r == self.resolution)
+            first = r == self.resolution
+            block = DiscriminatorBlock(config.channels(r), config.channels(r // 2), first, config.conv_clamp)
             self.add_module(f"b{r}", block)
-        self.b4 = DiscriminatorEpilogue(config.channels(4))
+        self.b4 = DiscriminatorEpilogue(config.channels(4), config.conv_clamp)
 
     def forward(self, image: Tensor, *, full_precision: bool = False) -> Tensor:
         if image.dim() != 4 or image.shape[1:] != (3, self.resolution, self.resolution):

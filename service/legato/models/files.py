@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from legato.errors import ModelFileError
+from legato.models import formats
+from legato.models.containers import Source
+from legato.models.containers.headed import read_headed
 from legato.models.curvature import Curvature, CurvatureConfig
+from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
 from legato.models.generator import Generator, GeneratorConfig
 from legato.models.residual_encoder import ResidualEncoder
@@ -30,12 +33,13 @@ from legato.models.residual_encoder import ResidualEncoder
 FORMAT = "legato"
 VERSION = 1
 
-Model = TypeVar("Model", Generator, Encoder, ResidualEncoder, Curvature)
+Model = TypeVar("Model", Generator, Encoder, ResidualEncoder, Discriminator, Curvature)
 KINDS = {
     Generator: "generator",
     Encoder: "encoder",
     ResidualEncoder: "residual_encoder",
     Curvature: "curvature",
+    Discriminator: "discriminator",
 }
 
 
@@ -50,7 +54,7 @@ class Header:
 
 
 def save_model(
-    module: Generator | Encoder | ResidualEncoder | Curvature,
+    module: Generator | Encoder | ResidualEncoder | Discriminator | Curvature,
     path: str | Path,
     *,
     meta: Mapping[str, Any],
@@ -67,9 +71,25 @@ def save_model(
 def load_generator(path_or_name: str | Path) -> Generator:
     """A generator from a file, a folder that holds generator.safetensors, or the name of a packaged model.
 
-    Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
+    The file is legato's own or a checkpoint of another code base (legato.models.formats), whose digest is that of the
+    same weights converted in float32. Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
     """
-    return _load(path_or_name, Generator, GeneratorConfig)
+    path = resolve(path_or_name, "generator.safetensors")
+    if is_own(path):
+        return _load(path_or_name, Generator, GeneratorConfig)
+    generator, _ = formats.read_generator(path)
+    generator.digest = digest(generator.state_dict())
+    return generator
+
+
+def load_discriminator(path_or_name: str | Path) -> Discriminator:
+    """As load_generator, of discriminator.safetensors or of a checkpoint that holds one. Raises ModelFileError."""
+    path = resolve(path_or_name, "discriminator.safetensors")
+    if is_own(path):
+        return _load(path_or_name, Discriminator, GeneratorConfig)
+    discriminator, _ = formats.read_discriminator(path)
+    discriminator.digest = digest(discriminator.state_dict())
+    return discriminator
 
 
 def load_encoder(path_or_name: str | Path) -> Encoder:
@@ -163,22 +183,27 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+def is_own(path: Path) -> bool:
+    """Whether legato wrote the file; also where there is none, so that its reader says so. Raises ModelFileError."""
+    if not path.is_file():
+        return True
+    with Source(path) as source:
+        start = source.read(0, min(source.size, 9))
+        if not start.endswith(b"{") or len(start) < 9:
+            return False
+        return FORMAT in read_headed(source)[1]
+
+
 def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]:
     if not path.is_file():
         raise ModelFileError(
             f"no model file at {path}: there is {'a folder' if path.is_dir() else 'nothing'} of that name. "
             "Give the path of a .safetensors file that legato saved, or the name of a packaged model"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(FORMAT)
-            names = file.keys() if with_tensors else ()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} cannot be read as safetensors ({error}): it is damaged, incomplete or of another format. "
-            "Fetch or save it again"
-        ) from error
+    with Source(path) as source:
+        stored, metadata = read_headed(source)
+        text = metadata.get(FORMAT)
+        tensors = {name: tensor.read() for name, tensor in stored.items()} if with_tensors and text else {}
     if text is None:
         raise ModelFileError(
             f"{path} is a safetensors file without legato's header, so its architecture is not known. "
@@ -192,7 +217,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
                 f"{FORMAT!r} version {VERSION}. Use the legato that wrote it, or save it again"
             )
         header = Header(str(fields["kind"]), dict(fields["config"]), str(fields["digest"]), dict(fields["recipe"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(
             f"{path} has a damaged header ({type(error).__name__}: {error}); kind, config, digest and recipe were "
             "wanted. Fetch or save it again"

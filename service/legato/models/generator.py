@@ -24,6 +24,9 @@ from legato.ops import modulated_conv2d, modulated_conv2d_reference, to_rgb, to_
 Noise = Literal["fixed", "random", "none"] | Sequence[Tensor]
 
 
+MAX_RESOLUTION, MAX_MAPPING_LAYERS, MAX_SIZE = 4096, 64, 2**20  # a config may come from a damaged file
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:
     """Architecture. Channels at resolution r: min(channel_base // r, channel_max)."""
@@ -39,8 +42,18 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         r = self.resolution
+        sizes = (r, self.z_dim, self.w_dim, self.mapping_layers, self.channel_base, self.channel_max)
+        if not all(type(size) is int for size in sizes):
+            raise ValueError(f"sizes are whole numbers; got {self}")
         if r < 8 or r & (r - 1):
             raise ValueError(f"resolution is a power of two of at least 8; got {r}")
+        if r > MAX_RESOLUTION or self.mapping_layers > MAX_MAPPING_LAYERS or max(sizes) > MAX_SIZE:
+            raise ValueError(
+                f"resolution is at most {MAX_RESOLUTION}, mapping_layers {MAX_MAPPING_LAYERS}, any size {MAX_SIZE}; "
+                f"got {self}"
+            )
+        if not (0 < self.mapping_lr_multiplier < math.inf and 0 < (self.conv_clamp or 1.0) < math.inf):
+            raise ValueError(f"mapping_lr_multiplier and conv_clamp are finite and above 0; got {self}")
         if self.channel_base < r or min(self.channel_max, self.z_dim, self.w_dim, self.mapping_layers) < 1:
             raise ValueError(f"channel_base is at least the resolution, the other sizes at least 1; got {self}")
 

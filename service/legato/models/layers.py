@@ -138,7 +138,7 @@ class EqualConv2d(Equalized):
     """k x k convolution, padding k // 2, of x [B, I, H, W]; `stride` 2 filters with [1, 3, 3, 1] first, as published.
 
     `filtered` = False leaves the filter out (where aliasing does no harm and time counts: the encoder). `gain`
-    multiplies the output.
+    multiplies the output; `clamp`, before that, bounds it.
     """
 
     def __init__(
@@ -152,6 +152,7 @@ class EqualConv2d(Equalized):
         stride: int = 1,
         filtered: bool = True,
         gain: float = 1.0,
+        clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
@@ -162,6 +163,7 @@ class EqualConv2d(Equalized):
         self.stride = stride
         self.filtered = filtered and stride > 1
         self.padding = kernel // 2
+        self.bound = None if clamp is None else clamp * gain
 
     def forward(self, x: Tensor) -> Tensor:
         if self.live:
@@ -173,7 +175,8 @@ class EqualConv2d(Equalized):
             y = F.conv2d(blur(x, 1 + self.padding), weight, bias, stride=self.stride)
         else:
             y = F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
-        return F.leaky_relu(y, LRELU_SLOPE) if self.activate else y
+        y = F.leaky_relu(y, LRELU_SLOPE) if self.activate else y
+        return y if self.bound is None else y.clamp(-self.bound, self.bound)
 
     def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         weight = (self.weight * self.weight_gain).to(dtype, memory_format=torch.channels_last)

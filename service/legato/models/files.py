@@ -27,7 +27,7 @@ from legato.models.containers.headed import read_headed
 from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.discriminator import Discriminator
 from legato.models.encoder import Encoder, EncoderConfig
-from legato.models.generator import Generator, GeneratorConfig
+from legato.models.generator import MAX_SIZE, Generator, GeneratorConfig
 from legato.models.residual_encoder import ResidualEncoder
 
 FORMAT = "legato"
@@ -197,7 +197,7 @@ def is_own(path: Path) -> bool:
 def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]:
     if not path.is_file():
         raise ModelFileError(
-            f"no model file at {path}: there is {'a folder' if path.is_dir() else 'nothing'} of that name. "
+            f"no model file at {path}: there is {_kind(path)} of that name. "
             "Give the path of a .safetensors file that legato saved, or the name of a packaged model"
         )
     with Source(path) as source:
@@ -209,6 +209,15 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
             f"{path} is a safetensors file without legato's header, so its architecture is not known. "
             "Give a file that legato saved"
         )
+    return parse_header(path, text), tensors
+
+
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a device or a pipe" if path.exists() else "nothing"
+
+
+def parse_header(path: Path, text: str) -> Header:
+    """The header out of a file's metadata. Raises ModelFileError."""
     try:
         fields = json.loads(text)
         if fields["format"] != FORMAT or fields["version"] != VERSION:
@@ -216,13 +225,12 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Header, dict[str, Tensor]]
                 f"{path} is of format {fields['format']!r} version {fields['version']!r}; this legato reads "
                 f"{FORMAT!r} version {VERSION}. Use the legato that wrote it, or save it again"
             )
-        header = Header(str(fields["kind"]), dict(fields["config"]), str(fields["digest"]), dict(fields["recipe"]))
+        return Header(str(fields["kind"]), dict(fields["config"]), str(fields["digest"]), dict(fields["recipe"]))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(
             f"{path} has a damaged header ({type(error).__name__}: {error}); kind, config, digest and recipe were "
             "wanted. Fetch or save it again"
         ) from error
-    return header, tensors
 
 
 def _load(path_or_name: str | Path, model: type[Model], config: type[Any]) -> Model:
@@ -237,6 +245,8 @@ def _load(path_or_name: str | Path, model: type[Model], config: type[Any]) -> Mo
 
 def _config(kind: type[Any], header: Header, path: Path) -> Any:
     try:
+        if any(isinstance(value, int) and value > MAX_SIZE for value in header.config.values()):
+            raise ValueError(f"a size is above {MAX_SIZE}")  # such a network would take too long to build
         return kind(**header.config)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: its config does not describe a {header.kind}: {error}. Save it again") from error

@@ -22,6 +22,8 @@ from legato.models.formats._network import (
     Network,
     build_discriminator,
     build_generator,
+    plan_discriminator,
+    plan_generator,
     refuse_other_architectures,
 )
 from legato.models.generator import Generator
@@ -30,8 +32,12 @@ __all__ = [
     "Checkpoint",
     "EncoderState",
     "Network",
+    "build_discriminator",
+    "build_generator",
     "formats",
     "open_checkpoint",
+    "plan_discriminator",
+    "plan_generator",
     "read_discriminator",
     "read_generator",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ W_AVG_SAMPLES, W_AVG_BATCH, W_AVG_SEED = 8192, 1024, 0
 FILTER = torch.outer(*2 * (torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8,))
 FILTER_ERROR = 1e-3  # half precision
 SHOWN = 4  # complaints in a message
-
-Built = TypeVar("Built", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,29 +114,38 @@ def read_generator_config(network: Network) -> GeneratorConfig:
         raise network.source.refusal(f"holds a generator that cannot be built: {error}") from error
 
 
-def build_generator(network: Network) -> Generator:
-    """float32, evaluation mode, no gradients to weights; every tensor used, every shape checked.
+def plan_generator(network: Network) -> Generator:
+    """The generator without its weights, on torch's device "meta": every name, shape and kind is checked, nothing read.
 
     Raises ModelFileError.
     """
     config = read_generator_config(network)
     with torch.device("meta"):
         generator = Generator(config)
-    without_average = W_AVG not in network.tensors
-    state = _read(network, generator, {W_AVG} if without_average else set())
-    if without_average:
-        state[W_AVG] = torch.zeros(config.w_dim)
+    _check(network, generator, optional={W_AVG})
+    return generator
+
+
+def build_generator(network: Network) -> Generator:
+    """float32, evaluation mode, no gradients to weights; every tensor used, every shape checked.
+
+    Raises ModelFileError.
+    """
+    generator, state = plan_generator(network), _read(network)
+    known_average = W_AVG in state
+    if not known_average:
+        state[W_AVG] = torch.zeros(generator.config.w_dim)
     generator.load_state_dict(state, assign=True)
     generator.requires_grad_(False).eval()
-    if without_average:
+    if not known_average:
         estimate_w_avg(generator)
     return generator
 
 
-def build_discriminator(network: Network) -> Discriminator:
-    """As build_generator."""
+def plan_discriminator(network: Network) -> Discriminator:
+    """As plan_generator."""
     shapes = _shapes(network)
-    widths = {r: shapes.get(f"b{r}.conv0.weight", ()) for r in (2**k for k in range(3, 12))}
+    widths = {r: shapes.get(f"b{r}.conv0.weight", ()) for r in (2**k for k in range(3, 13))}
     channels = {r: shape[0] for r, shape in widths.items() if shape}
     last = shapes.get("b4.conv.weight", ())
     if not channels or not last:
@@ -150,7 +157,14 @@ def build_discriminator(network: Network) -> Discriminator:
         raise network.source.refusal(f"holds a discriminator that cannot be built: {error}") from error
     with torch.device("meta"):
         discriminator = Discriminator(config)
-    discriminator.load_state_dict(_read(network, discriminator, set()), assign=True)
+    _check(network, discriminator)
+    return discriminator
+
+
+def build_discriminator(network: Network) -> Discriminator:
+    """As build_generator."""
+    discriminator = plan_discriminator(network)
+    discriminator.load_state_dict(read_state(network, discriminator), assign=True)
     return discriminator.requires_grad_(False).eval()
 
 
@@ -187,18 +201,26 @@ def refuse_other_architectures(source: Source, names: Iterable[str]) -> None:
         )
 
 
-def complain(source: Source, complaints: list[str]) -> None:
+def complain(source: Source, complaints: list[str], what: str = "StyleGAN2") -> None:
     """Raises ModelFileError if there is any complaint."""
     if complaints:
         more = f" and {len(complaints) - SHOWN} more" if len(complaints) > SHOWN else ""
         raise source.refusal(
-            f"does not fit the StyleGAN2 that its names tell of: {'; '.join(complaints[:SHOWN])}{more}. Fetch or save "
+            f"does not fit the {what} that its names tell of: {'; '.join(complaints[:SHOWN])}{more}. Fetch or save "
             "it again; a network whose layers were changed cannot be read"
         )
 
 
-def _read(network: Network, built: nn.Module, optional: set[str]) -> dict[str, Tensor]:
+def read_state(
+    network: Network, built: nn.Module, optional: Collection[str] = (), what: str = "StyleGAN2"
+) -> dict[str, Tensor]:
     """All tensors that the module wants, float32, once names, shapes, kinds and sizes have been checked."""
+    _check(network, built, optional, what)
+    return _read(network)
+
+
+def _check(network: Network, built: nn.Module, optional: Collection[str] = (), what: str = "StyleGAN2") -> None:
+    """ModelFileError unless the tensors are exactly those of the module."""
     shapes = _shapes(network)
     wanted = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
     complaints = [f"{name} is missing" for name in wanted if name not in shapes and name not in optional]
@@ -210,9 +232,13 @@ def _read(network: Network, built: nn.Module, optional: set[str]) -> dict[str, T
             complaints.append(f"{told} is {list(shapes[name])} where {list(wanted[name])} was wanted")
         elif not tensor.dtype.is_floating_point:
             complaints.append(f"{told} holds {tensor.dtype} where floating-point numbers were wanted")
-    complain(network.source, complaints)
+    complain(network.source, complaints, what)
     if network.nbytes > network.source.size:
         raise network.source.refusal("holds tensors that lie over each other, more than it has bytes. Save it again")
+
+
+def _read(network: Network) -> dict[str, Tensor]:
+    """All tensors, float32, one after the other."""
     state = {}
     for name, tensor in network.tensors.items():
         state[name] = tensor.read().float()

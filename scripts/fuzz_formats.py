@@ -1,6 +1,6 @@
 """Mutates valid model files of every kind and loads them: a refusal or a network, nothing else, in bounded memory.
 
-    python scripts/fuzz_formats.py --minutes 10
+    python -m scripts.fuzz_formats --minutes 10
 
 Ends with 1 at the first surprise and keeps the file that caused it (--keep).
 """

@@ -67,6 +67,7 @@ def rename(source: Source, found: Mapping[str, StoredTensor], rules: Iterable[Ru
 
     ModelFileError on a tensor that is missing or that no rule names.
     """
+    refuse_other_architectures(source, found)
     left = dict(found)
     renamed, missing = {}, []
     for theirs, ours, steps in rules:

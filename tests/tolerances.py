@@ -134,3 +134,6 @@ RAFT_PIXELS = Tolerance(rtol=0.0, atol=1e-3)  # of RAFT's flow in float32, 12 up
 PARITY = Tolerance(rtol=0.0, atol=1e-4)  # of scores and pictures about 1, float32 under other memory layouts
 FIXTURE_ERROR = 1e-4  # of the image's standard deviation, against another implementation in float32
 ESTIMATED_W_AVG = Tolerance(rtol=0.0, atol=0.1)  # the mean of 8192 w whose deviation is about 1
+
+# Published encoders.
+ENCODER_ROUNDING = Tolerance(rtol=1e-9, atol=1e-9)  # float64, 60 convolutions whose sums go in another order

@@ -18,7 +18,7 @@ from legato.inversion.methods import Networks, invert_clips
 from legato.inversion.multi_code import MultiCodeOptions
 from legato.inversion.pauses import pausing
 from legato.losses import psnr
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.generator import Generator
 from legato.turns import Turns
 from legato.types import ClipAnswer, ClipJob, ClipMethod
@@ -39,7 +39,7 @@ class Clips:
     def __init__(
         self,
         generator: Generator,
-        encoder: Encoder,
+        encoder: ImageEncoder,
         directions: Directions,
         *,
         rows: int,

@@ -25,7 +25,7 @@ from legato.clips import Clips
 from legato.editing.directions import Directions
 from legato.engine_options import EngineOptions, compute_dtype
 from legato.errors import LegatoError, NotFound, Overloaded, ShuttingDown
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.generator import Generator
 from legato.models.refiners import Refiners
 from legato.pipeline import Pipeline
@@ -60,7 +60,7 @@ class Engine:
     def __init__(
         self,
         generator: Generator,
-        encoder: Encoder,
+        encoder: ImageEncoder,
         directions: Directions,
         *,
         queue: CallQueue,

@@ -21,7 +21,7 @@ from legato.inversion.streaming import Motion, Tracker, TrackerOptions
 from legato.inversion.tracker_state import TrackerState
 from legato.inversion.window import Window, WindowOptions
 from legato.models.curvature import Curvature, CurvatureConfig
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.flow import FlowFinder
 from legato.models.generator import Generator
 from legato.models.refiners import Refiners
@@ -55,7 +55,7 @@ class Pipeline:
     def __init__(
         self,
         generator: Generator,
-        encoder: Encoder,
+        encoder: ImageEncoder,
         directions: Directions,
         *,
         slots: int,

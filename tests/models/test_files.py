@@ -163,8 +163,10 @@ def test_safetensors_of_somebody_else(saved: Path) -> None:
     path = saved / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path)
     assert "holds no StyleGAN2 network under names that legato knows (safetensors)" in refusal(path)
-    with pytest.raises(ModelFileError, match="without legato's header"):
+    with pytest.raises(ModelFileError, match="holds no StyleGAN2 network under names that legato knows"):
         load_encoder(path)
+    with pytest.raises(ModelFileError, match="without legato's header"):
+        read_header(path)
 
 
 def set_version(fields: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -11,7 +11,8 @@ from legato.editing.directions import load_directions
 from legato.evaluation.heads import sample
 from legato.models.attributes import load_attributes
 from legato.models.encoder import Encoder, EncoderConfig
-from legato.models.files import load_encoder, load_generator
+from legato.models.encoder_files import load_encoder
+from legato.models.files import load_generator
 from legato.models.generator import Generator, GeneratorConfig
 from legato.synthetic.dataset import Heads, read_shards, to_uint8
 from legato.synthetic.factors import ATTRIBUTES, Z_DIM, attributes_of, sample_z, standard_deviations

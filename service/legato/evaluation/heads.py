@@ -11,7 +11,7 @@ from legato.evaluation.frechet import frechet_distance
 from legato.inversion.w_plus import w_plus
 from legato.losses import PEAK, psnr
 from legato.models.attributes import AttributeNetwork
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.generator import Generator
 from legato.synthetic.dataset import Heads
 
@@ -31,13 +31,13 @@ class Fidelity:
 
 
 @torch.no_grad()
-def _encode(encoder: Encoder, images: Tensor) -> Tensor:
+def _encode(encoder: ImageEncoder, images: Tensor) -> Tensor:
     return torch.cat([encoder(chunk) for chunk in images.split(_BATCH)])
 
 
 def fidelity(
     generator: Generator,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     heads: Heads,
     *,
     count: int = 64,

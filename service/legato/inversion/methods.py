@@ -21,7 +21,7 @@ from legato.inversion.pauses import in_rows
 from legato.inversion.solve import Inversion
 from legato.inversion.state import Checkpoint
 from legato.inversion.w_plus import LatentNoise, latent_deviation, normalized, w_plus
-from legato.models import Encoder, Generator
+from legato.models import Generator, ImageEncoder
 
 FRAMES_PER_BATCH = 32  # of the methods that invert each image for itself
 
@@ -33,7 +33,7 @@ class Networks:
     """What a method may ask for. Weights frozen, evaluation mode."""
 
     generator: Generator
-    encoder: Encoder | None = None
+    encoder: ImageEncoder | None = None
     features: Features | None = None  # of a perceptual term; without them the Laplacian pyramid is compared
 
     def encode(self, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,48 @@ from legato.models.layers import EqualConv2d, EqualLinear
 HALF_SQRT = math.sqrt(0.5)
 COARSE_UP_TO = 8  # block resolution of the last layers that the coarse head moves
 MIDDLE_UP_TO = 32
+FINE = 32  # side of the finest level that the pyramid reads; the stem gives no less
 GRID = 8  # side of the flattened grids of the middle and the fine level
+
+
+class Sizes(Protocol):
+    """What every encoder's config tells: those of the generator that it belongs to."""
+
+    @property
+    def resolution(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def w_dim(self) -> int: ...
+
+
+class ImageEncoder(nn.Module):
+    """Base of the encoders: an image [B, 3, R, R] in [-1, 1] gives [B, L, D] float32, sizes as in `config`.
+
+    One that works at another resolution resizes the image itself. `autocast_dtype` is the dtype inside its
+    convolutions, `digest` the sha256 of its weights, hex, once it was loaded from a file.
+    """
+
+    config: Sizes
+    autocast_dtype: torch.dtype | None
+    digest: str
+    w_avg: Tensor  # [D], where its codes lie around
+
+    def check(self, image: Tensor, what: str = "image") -> None:
+        """Raises ValueError unless it is [B, 3, R, R]."""
+        r = self.config.resolution
+        if image.dim() != 4 or image.shape[1:] != (3, r, r):
+            raise ValueError(f"{what} is [B, 3, {r}, {r}]; got {list(image.shape)}")
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """Architecture. Channels at resolution r: min(channel_base // r, channel_max); the stem is at half resolution."""
+    """Architecture. Channels at resolution r: min(channel_base // r, channel_max).
 
-    resolution: int = 128  # pixels, a power of two >= 64
+    The stem is at half resolution; of 32 pixels at the whole one.
+    """
+
+    resolution: int = 128  # pixels, a power of two >= 32
     num_layers: int = 12  # L of the generator
     w_dim: int = 256  # D of the generator
     channel_base: int = 2048
@@ -35,8 +70,8 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         r = self.resolution
-        if r < 64 or r & (r - 1):
-            raise ValueError(f"resolution is a power of two of at least 64; got {r}")
+        if r < FINE or r & (r - 1):
+            raise ValueError(f"resolution is a power of two of at least {FINE}; got {r}")
         if self.channel_base < r or min(self.channel_max, self.num_layers, self.w_dim) < 1 or self.pyramid_channels < 4:
             raise ValueError(
                 f"channel_base is at least the resolution, pyramid_channels 4, the other sizes 1; got {self}"
@@ -60,25 +95,26 @@ class EncoderStage(nn.Module):
         return y
 
 
-class PyramidEncoder(nn.Module):
+class PyramidEncoder(ImageEncoder):
     """Base: `images` stacked images [B, 3 images, R, R] -> offsets [B, L, D], one shared by the layers + one per layer.
 
     `autocast_dtype` (torch.bfloat16) is the dtype inside the convolutions; the heads are float32.
     """
 
-    w_avg: Tensor
+    config: EncoderConfig
 
     def __init__(self, config: EncoderConfig, *, images: int, autocast_dtype: torch.dtype | None) -> None:
         super().__init__()
         self.config = config
         self.autocast_dtype = autocast_dtype
-        self.digest = ""  # sha256 of the weights, hex; set when loaded from a file
+        self.digest = ""
         channels, pyramid, dim = config.channels, config.pyramid_channels, config.w_dim
         self.register_buffer("w_avg", torch.zeros(dim))
 
-        top = config.resolution // 2
-        self.stem = EqualConv2d(12 * images, channels(top), 3, activate=True)
-        self.resolutions = tuple(top >> k for k in range(int(math.log2(top)) - 2))  # of the stages' inputs: R/2 .. 8
+        top = max(config.resolution // 2, FINE)
+        self.folded = config.resolution // top
+        self.stem = EqualConv2d(3 * self.folded**2 * images, channels(top), 3, activate=True)
+        self.resolutions = tuple(top >> k for k in range(int(math.log2(top)) - 2))  # of the stages' inputs, down to 8
         for r in self.resolutions:
             self.add_module(f"stage{r}", EncoderStage(channels(r), channels(r // 2)))
 
@@ -113,7 +149,7 @@ class PyramidEncoder(nn.Module):
         wide = self.shared.weight.dtype
         dtype = self.autocast_dtype or wide
         # Half the resolution at four times the channels: the stem sees every pixel and costs a quarter.
-        x = F.pixel_unshuffle(images.to(dtype), 2).contiguous(memory_format=torch.channels_last)
+        x = F.pixel_unshuffle(images.to(dtype), self.folded).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         at: dict[int, Tensor] = {}
         for r in self.resolutions:
@@ -136,12 +172,6 @@ class PyramidEncoder(nn.Module):
         offsets = torch.bmm(hidden * self.offset_gain, self.offset_weight) + self.offset_bias[:, None]
         moved: Tensor = self.shared(coarse)[:, None] + offsets.transpose(0, 1)
         return moved
-
-    def check(self, image: Tensor, what: str = "image") -> None:
-        """Raises ValueError unless it is [B, 3, R, R]."""
-        r = self.config.resolution
-        if image.dim() != 4 or image.shape[1:] != (3, r, r):
-            raise ValueError(f"{what} is [B, 3, {r}, {r}]; got {list(image.shape)}")
 
 
 class Encoder(PyramidEncoder):

@@ -26,17 +26,19 @@ from legato.models.containers import Source
 from legato.models.containers.headed import read_headed
 from legato.models.curvature import Curvature, CurvatureConfig
 from legato.models.discriminator import Discriminator
-from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.encoder import Encoder, EncoderConfig, ImageEncoder
+from legato.models.encoders import StyleEncoder
 from legato.models.generator import MAX_SIZE, Generator, GeneratorConfig
 from legato.models.residual_encoder import ResidualEncoder
 
 FORMAT = "legato"
 VERSION = 1
 
-Model = TypeVar("Model", Generator, Encoder, ResidualEncoder, Discriminator, Curvature)
-KINDS = {
+Model = TypeVar("Model", Generator, Encoder, StyleEncoder, ResidualEncoder, Discriminator, Curvature)
+KINDS: dict[type[torch.nn.Module], str] = {
     Generator: "generator",
     Encoder: "encoder",
+    StyleEncoder: "style_encoder",
     ResidualEncoder: "residual_encoder",
     Curvature: "curvature",
     Discriminator: "discriminator",
@@ -54,7 +56,7 @@ class Header:
 
 
 def save_model(
-    module: Generator | Encoder | ResidualEncoder | Discriminator | Curvature,
+    module: Generator | ImageEncoder | Discriminator | Curvature,
     path: str | Path,
     *,
     meta: Mapping[str, Any],
@@ -65,7 +67,8 @@ def save_model(
     Raises ModelFileError where a weight is not finite in `dtype`; an existing file is replaced only by a complete one.
     """
     tensors = {name: t.detach().cpu().to(dtype) for name, t in module.state_dict().items()}
-    return write_tensors(path, tensors, kind=KINDS[type(module)], config=dataclasses.asdict(module.config), recipe=meta)
+    config: Any = module.config
+    return write_tensors(path, tensors, kind=KINDS[type(module)], config=dataclasses.asdict(config), recipe=meta)
 
 
 def load_generator(path_or_name: str | Path) -> Generator:
@@ -76,7 +79,7 @@ def load_generator(path_or_name: str | Path) -> Generator:
     """
     path = resolve(path_or_name, "generator.safetensors")
     if is_own(path):
-        return _load(path_or_name, Generator, GeneratorConfig)
+        return load_own(path_or_name, Generator, GeneratorConfig)
     generator, _ = formats.read_generator(path)
     generator.digest = digest(generator.state_dict())
     return generator
@@ -86,28 +89,20 @@ def load_discriminator(path_or_name: str | Path) -> Discriminator:
     """As load_generator, of discriminator.safetensors or of a checkpoint that holds one. Raises ModelFileError."""
     path = resolve(path_or_name, "discriminator.safetensors")
     if is_own(path):
-        return _load(path_or_name, Discriminator, GeneratorConfig)
+        return load_own(path_or_name, Discriminator, GeneratorConfig)
     discriminator, _ = formats.read_discriminator(path)
     discriminator.digest = digest(discriminator.state_dict())
     return discriminator
 
 
-def load_encoder(path_or_name: str | Path) -> Encoder:
-    """An encoder from a file, a folder that holds encoder.safetensors, or the name of a packaged model.
-
-    Evaluation mode, float32, no gradients to weights. Raises ModelFileError.
-    """
-    return _load(path_or_name, Encoder, EncoderConfig)
-
-
 def load_residual_encoder(path_or_name: str | Path) -> ResidualEncoder:
     """As load_encoder, of residual_encoder.safetensors. Raises ModelFileError."""
-    return _load(path_or_name, ResidualEncoder, EncoderConfig)
+    return load_own(path_or_name, ResidualEncoder, EncoderConfig)
 
 
 def load_curvature(path_or_name: str | Path) -> Curvature:
     """As load_encoder, of curvature.safetensors. Raises ModelFileError."""
-    return _load(path_or_name, Curvature, CurvatureConfig)
+    return load_own(path_or_name, Curvature, CurvatureConfig)
 
 
 def resolve(path_or_name: str | Path, filename: str) -> Path:
@@ -233,7 +228,8 @@ def parse_header(path: Path, text: str) -> Header:
         ) from error
 
 
-def _load(path_or_name: str | Path, model: type[Model], config: type[Any]) -> Model:
+def load_own(path_or_name: str | Path, model: type[Model], config: type[Any]) -> Model:
+    """A network out of a file of legato's own. Raises ModelFileError."""
     kind = KINDS[model]
     path = resolve(path_or_name, f"{kind}.safetensors")
     header, tensors = read_tensors(path, kind=kind)

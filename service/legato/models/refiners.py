@@ -8,7 +8,7 @@ from pathlib import Path
 
 from legato.errors import ModelFileError
 from legato.models.curvature import Curvature
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.files import load_curvature, load_residual_encoder, read_header, resolve
 from legato.models.generator import Generator
 from legato.models.residual_encoder import ResidualEncoder
@@ -30,7 +30,7 @@ class Refiners:
         return {name: part.digest[:12] if part is not None else "none" for name, part in parts.items()}
 
 
-def load_refiners(model: str | Path, generator: Generator, encoder: Encoder) -> Refiners:
+def load_refiners(model: str | Path, generator: Generator, encoder: ImageEncoder) -> Refiners:
     """Those in the model's folder, or in that of its packaged name.
 
     Raises ModelFileError for one that is damaged, or was made for another generator or encoder.

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from legato.models.encoder import Encoder, EncoderConfig, PyramidEncoder
+from legato.models.encoder import Encoder, EncoderConfig, ImageEncoder, PyramidEncoder
 from legato.models.layers import EqualLinear
 
 DIFFERENCE_GAIN = 4.0  # brings x - G(w) to the scale of the images
@@ -33,8 +33,18 @@ class ResidualEncoder(PyramidEncoder):
             nn.init.zeros_(linear.weight)
 
     @classmethod
-    def from_encoder(cls, encoder: Encoder) -> ResidualEncoder:
-        """Starts from the layers that an encoder has learned; the stem sees x and x - G(w) with the same filters."""
+    def from_encoder(cls, encoder: ImageEncoder) -> ResidualEncoder:
+        """Starts from the layers that an encoder has learned; the stem sees x and x - G(w) with the same filters.
+
+        Beside an encoder of another design it begins anew, in legato's own.
+        """
+        if not isinstance(encoder, Encoder):
+            sizes = encoder.config
+            base = max(16 * sizes.resolution, 1024)
+            config = EncoderConfig(sizes.resolution, sizes.num_layers, sizes.w_dim, base)
+            made = cls(config, autocast_dtype=encoder.autocast_dtype).to(encoder.w_avg.device)
+            made.w_avg.copy_(encoder.w_avg)
+            return made
         made = cls(encoder.config, autocast_dtype=encoder.autocast_dtype).to(encoder.w_avg.device)
         learned = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
         stem = learned["stem.weight"] * math.sqrt(3.0)  # three times the fan-in divide by as much

@@ -15,8 +15,10 @@ from legato.engine_options import Precision, compute_dtype
 from legato.errors import ConfigError, ModelFileError
 from legato.inversion.methods import Networks
 from legato.inversion.objective import Features
-from legato.models import Encoder, Generator, load_encoder, load_generator
-from legato.models.files import resolve
+from legato.models import Generator, ImageEncoder, load_encoder, load_generator
+from legato.models.encoder_files import ENCODER
+from legato.models.encoders.published import holds_encoder
+from legato.models.files import is_own, resolve
 from legato.models.perceptual import load_perceptual
 
 PYRAMID = "pyramid"
@@ -39,7 +41,7 @@ class Model:
         return self.networks.generator
 
     @property
-    def encoder(self) -> Encoder | None:
+    def encoder(self) -> ImageEncoder | None:
         return self.networks.encoder
 
     @property
@@ -100,24 +102,14 @@ def directions_of(model: Model, file: Path | None = None) -> Directions:
     return found.to(model.generator.w_avg.device)
 
 
-def _encoder(name: str, encoder: str | None, generator: Generator) -> Encoder | None:
+def _encoder(name: str, encoder: str | None, generator: Generator) -> ImageEncoder | None:
     """The encoder asked for; that of the model, if it has one."""
     if encoder is None:
-        path = resolve(name, "encoder.safetensors")
-        if path.name != "encoder.safetensors" or not path.exists():
+        path = resolve(name, ENCODER)
+        beside = path.name == ENCODER and path.exists()
+        if not beside and (is_own(path) or not holds_encoder(path)):
             return None
-    found = load_encoder(encoder or name)
-    sizes = {
-        "resolution": (found.config.resolution, generator.config.resolution),
-        "layers": (found.config.num_layers, generator.num_layers),
-        "w_dim": (found.config.w_dim, generator.config.w_dim),
-    }
-    if wrong := [f"{what} {got} where {wanted} is wanted" for what, (got, wanted) in sizes.items() if got != wanted]:
-        raise ModelFileError(
-            f"the encoder of {encoder or name} does not fit the generator of {name}: {', '.join(wrong)}. "
-            f"Train one with: legato train encoder --generator {name}"
-        )
-    return found
+    return load_encoder(encoder or name, generator)
 
 
 def _held_out(name: str) -> float | None:

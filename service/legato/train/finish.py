@@ -12,8 +12,8 @@ from legato.editing.directions import Directions, save_directions
 from legato.evaluation.editability import Response
 from legato.evaluation.heads import fidelity, sample, sample_distance
 from legato.models.attributes import AttributeNetwork, load_attributes, save_attributes
-from legato.models.encoder import Encoder
-from legato.models.files import load_encoder, load_generator, save_model
+from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.files import load_generator, load_own, save_model
 from legato.models.generator import Generator
 from legato.synthetic.dataset import Heads
 from legato.synthetic.renderer import Renderer
@@ -75,7 +75,7 @@ def fit_weights(
     folder.mkdir(parents=True, exist_ok=True)
     save_model(generator, folder / "generator.safetensors", meta=recipe)
     save_model(encoder, folder / "encoder.safetensors", meta=recipe)
-    return load_generator(folder), load_encoder(folder), left
+    return load_generator(folder), load_own(folder, Encoder, EncoderConfig), left
 
 
 def fit_directions(

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.generator import Generator
 from legato.models.residual_encoder import ResidualEncoder
 from legato.synthetic.clips import RUN
@@ -97,7 +97,7 @@ class ResidualTraining(Training):
         config: ResidualConfig,
         folder: Path,
         generator: Generator,
-        encoder: Encoder,
+        encoder: ImageEncoder,
         read: Callable[[], Heads],
         runs: Heads,
         held_out: Heads,
@@ -111,7 +111,7 @@ class ResidualTraining(Training):
         self.generator, self.encoder = frozen(generator, self.device), encoder.to(self.device).eval()
         self.generator.autocast_dtype = self.encoder.autocast_dtype = dtype
         self.residual = ResidualEncoder.from_encoder(self.encoder).train()
-        self.average = ResidualEncoder(encoder.config, autocast_dtype=dtype).to(self.device)
+        self.average = ResidualEncoder(self.residual.config, autocast_dtype=dtype).to(self.device)
         self.emas = [Ema(self.residual, self.average, config.ema_images)]
         self.optimizer = torch.optim.Adam(self.residual.parameters(), betas=(0.9, 0.99), fused=True)
         shape = encoder.config.num_layers, encoder.config.w_dim

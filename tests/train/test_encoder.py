@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from legato.models import load_encoder, save_model
-from legato.models.generator import Generator
+from legato.models import Encoder, load_encoder, save_model
+from legato.models.generator import Generator, GeneratorConfig
 from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
+from legato.train.encoder_recipes import encoder_config
+from legato.train.recipes import Options
 from tests.tolerances import EXACT, GENERATOR_ROUNDING
 from tests.train.small import ENCODER_64, GENERATOR_64, Killed, assert_resumes_to_the_bit, heads, kill_after
 
@@ -23,6 +25,7 @@ CONFIG = EncoderTrainingConfig(
     adversarial_share=0.75,
     discriminator_base=64,
     discriminator_images=4,
+    samples=0.0,
     precision="float32",
     checkpoint_seconds=0,
 )
@@ -139,6 +142,58 @@ def test_samples_bring_their_codes(tmp_path: Path, generator: Generator) -> None
     assert "code" in values
     first, again = run.figures(), run.figures()
     assert first == again  # the held-out samples are the same at every report
+
+
+def test_images_and_samples_share_a_batch(tmp_path: Path, generator: Generator) -> None:
+    config = replace(CONFIG, adversarial=0.0, samples=0.5, code=50.0, images=4 * 80, checkpoint_seconds=1e9, rate=1e-2)
+    run = training(tmp_path, generator, config)
+    batch = run._draw(4)
+    assert batch.latents is not None
+    assert batch.latents.shape == (2, 10, 16)
+    assert len(batch.images) == len(batch.masks) == 4
+    torch.testing.assert_close(batch.images[:2], generator(batch.latents).clamp(-1, 1), **GENERATOR_ROUNDING)
+    assert not batch.masks[:2].any()
+    assert batch.masks[2:].any()
+    distances: list[float] = []
+    run.run(lambda _, values: distances.append(float(values["code"])))
+    assert sum(distances[-10:]) < 0.9 * sum(distances[:10])
+
+
+def test_images_and_samples_go_on_to_the_bit(tmp_path: Path, generator: Generator) -> None:
+    config = replace(CONFIG, samples=0.5)
+    assert_resumes_to_the_bit(lambda folder: training(folder, generator, config), tmp_path, 3)
+
+
+def test_goes_on_from_an_encoder(tmp_path: Path, generator: Generator) -> None:
+    """With its codes at first, and leaves it as it was."""
+    torch.manual_seed(5)
+    init = Encoder(ENCODER_64).eval().requires_grad_(False)
+    init.offset_weight.normal_()
+    before = {name: tensor.clone() for name, tensor in init.state_dict().items()}
+    data = heads(4, 64)
+    config = replace(CONFIG, adversarial=0.0, init="0123", rate=1e-2)
+
+    def make(folder: Path) -> EncoderTraining:
+        return EncoderTraining(config, folder, generator, lambda: data, data, init=init)
+
+    run = make(tmp_path / "one")
+    x = torch.randn(2, 3, 64, 64)
+    for module in (run.encoder, run.average):
+        torch.testing.assert_close(module(x), init(x), **GENERATOR_ROUNDING)
+    run.run()
+    assert (run.average(x) - init(x)).abs().max() > 1e-3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in init.state_dict().items())
+    assert_resumes_to_the_bit(make, tmp_path / "two", 3)
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_other_resolutions(tmp_path: Path, size: int) -> None:
+    wide = GeneratorConfig(size, 16, 16, 2, channel_base=2 * size, channel_max=8)
+    options = Options(images=4, batch=4, channel_base=2 * size, channel_max=8, precision="float32")
+    generator = Generator(wide).requires_grad_(False)
+    run = EncoderTraining(encoder_config(generator, options), tmp_path, generator)
+    assert run.run()
+    assert run.average(torch.zeros(1, 3, size, size)).shape == (1, wide.num_layers, 16)
 
 
 def test_exported_encoder_gives_the_same_latents(tmp_path: Path, generator: Generator) -> None:

@@ -101,6 +101,11 @@ def test_in_domain_by_an_attribute_network(model: Path, images: Path, tmp_path: 
         (["--data", "IMAGES", "--residual", "--runs", "IMAGES"], "every four in a row show one moving head"),
         (["--data", "IMAGES", "--residual", "--runs", "RUNS", "--adversarial", "1"], "--residual has one objective"),
         (["--data", "IMAGES", "--residual", "--runs", "RUNS", "--channel-max", "4"], "has the sizes of the encoder"),
+        (["--data", "IMAGES", "--residual", "--runs", "RUNS", "--within", "1"], "--within does not go with --residual"),
+        (["--data", "IMAGES", "--samples"], "--samples 1 leaves no room for --data"),
+        (["--within", "1", "--images", "8"], "--images says how many, --within how long"),
+        (["--init", "heads-128", "--channel-max", "4"], "--channel-max does not go with --init"),
+        (["--init", "heads-128"], "the encoder gives 12 layers of 256 from 128 pixels, the generator takes 10 of 16"),
         (
             ["--data", "IMAGES", "--residual", "--runs", "RUNS", "--encoder", "heads-128"],
             "the encoder gives 12 layers of 256 from 128 pixels, the generator takes 10 of 16 to 64 pixels",

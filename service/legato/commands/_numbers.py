@@ -37,6 +37,13 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= (value := _float(text)) <= 1:
+        raise _wanted("a number from 0 to 1", text)
+    return value
+
+
 def _whole(text: str, least: int, wanted: str, most: float = math.inf) -> int:
     if not text.isdecimal() or not least <= int(text) <= most:
         raise _wanted(wanted, text)

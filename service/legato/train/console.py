@@ -7,14 +7,16 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
+from legato.train.pace import duration
 from legato.train.training import Training, Values
 
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 30.0  # between two updates
+ESTIMATE_SECONDS = 10.0  # of steps before the time that all take is told
 LOG_LINE = "{n_fmt}/{total_fmt} images {percentage:3.0f}% {rate_fmt} {remaining} left{postfix}"
 
 
@@ -63,6 +65,29 @@ class _Lines:
         sys.stderr.flush()
 
 
+class Estimate:
+    """Says once, after the first images, how long all of them take."""
+
+    def __init__(self, total: int, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._seen, self._clock = total, done, clock
+        self._first: tuple[float, int] | None = None  # when the first step was over, and how many images by then
+        self._told = False
+
+    def __call__(self, batch: int) -> str | None:
+        """After a step on `batch` images: the sentence, once it can be said."""
+        self._seen += batch
+        now = self._clock()
+        if self._first is None:
+            self._first = now, self._seen
+        begun, before = self._first
+        if self._told or now - begun < ESTIMATE_SECONDS or self._seen == before:
+            return None
+        self._told = True
+        rate = (self._seen - before) / (now - begun)
+        left = duration((self._total - self._seen) / rate)
+        return f"at {rate:.3g} images a second the remaining {self._total - self._seen:,} images take about {left}"
+
+
 def run_with_progress(training: Training, stop: Stop) -> bool:
     """Runs it beside a bar of images, rate, time left and latest losses. Returns whether it finished."""
     terminal = sys.stderr.isatty()
@@ -72,9 +97,12 @@ def run_with_progress(training: Training, stop: Stop) -> bool:
     with tqdm(total=total, initial=done, unit="img", mininterval=pause, smoothing=0.1, **layout) as bar:
         latest: dict[str, Any] = {}
         shown = -math.inf
+        estimate = Estimate(total, done)
 
         def progress(batch: int, values: Values) -> None:
             nonlocal shown
+            if told := estimate(batch):
+                tqdm.write(told, file=sys.stderr)
             latest.update(values)
             if time.monotonic() - shown > pause:
                 shown = time.monotonic()

@@ -1,9 +1,9 @@
 """An encoder for a frozen generator: image -> W+ such that the generator gives the image back.
 
-The loss is the weighted reconstruction of the joint training, with a penalty on the spread of a code over its layers
-(as e4e's delta regularizer, Tov et al. 2021, eq. 4). Where the images are the generator's own samples their codes are
-known, and the distance to them is a third term. A share of the images at the end may add a discriminator's judgment of
-the reconstruction.
+The images are the user's, the generator's own samples, or both in every batch. The loss is the weighted reconstruction
+of the joint training, with a penalty on the spread of a code over its layers (as e4e's delta regularizer, Tov et al.
+2021, eq. 4); the codes of samples are known, and the distance to them is a third term. A share of the images at the end
+may add a discriminator's judgment of the reconstruction.
 
 The other objective is that of the domain-guided encoder (Zhu et al. 2020, eq. 2 and 3): mean squared error, a
 perceptual term, and the discriminator from the beginning.
@@ -12,6 +12,7 @@ perceptual term, and the discriminator from the beginning.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from legato.losses import laplacian_pyramid_l1, mse, perceptual_distance
 from legato.models.discriminator import Discriminator
-from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.encoder import Encoder, EncoderConfig, ImageEncoder, Sizes
 from legato.models.generator import Generator
 from legato.models.perceptual import PerceptualNetwork
 from legato.synthetic.dataset import Heads
@@ -40,14 +41,16 @@ HELD_OUT_SAMPLES_SEED = 0x5EED
 class EncoderTrainingConfig:
     """Options of an encoder training."""
 
-    encoder: EncoderConfig
+    encoder: Sizes  # an EncoderConfig, or that of the encoder that it goes on from
     images: int  # to see
     batch: int = 16
     rate: float = 2.5e-3
     rate_end: float = 1e-4  # reached along a cosine
     objective: Literal["reconstruction", "in-domain"] = "reconstruction"
     spread: float = 0.02
-    code: float = 1.0  # weight of the distance to the known codes of samples
+    samples: float = 0.25  # share of a batch that the generator makes; all of it where there are no images
+    code: float = 1.0  # weight of the distance to their known codes
+    init: str = ""  # digest of the encoder that it goes on from
     adversarial: float = 0.0  # weight; 0: no discriminator
     adversarial_share: float = 0.4  # of the images, at the end
     r1_gamma: float = 1.0
@@ -63,11 +66,15 @@ class EncoderTrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images [B, 3, R, R], masks of eyes and mouth [B, 2, m, m], and the latents [B, L, D] of samples."""
+    """Images [B, 3, R, R], masks of eyes and mouth [B, 2, m, m], and the latents [S, L, D] of the first S: samples."""
 
     images: Tensor
     masks: Tensor
     latents: Tensor | None = None
+
+    @property
+    def samples(self) -> int:
+        return 0 if self.latents is None else len(self.latents)
 
 
 class EncoderTraining(Training):
@@ -75,7 +82,7 @@ class EncoderTraining(Training):
 
     `read` gives the images and may give more of them later, `held_out` those that are measured; without `read` the
     generator's own samples are both. `features` are those of the in-domain objective; without them an L1 Laplacian
-    pyramid stands in.
+    pyramid stands in. `init`, an encoder of this generator, is gone on from.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class EncoderTraining(Training):
         held_out: Heads | None = None,
         device: str = "cpu",
         features: PerceptualNetwork | None = None,
+        init: ImageEncoder | None = None,
     ) -> None:
         super().__init__(folder, config.images, config.seed, device, config.checkpoint_seconds)
         self.config, self.read, self.data = config, read, read() if read else None
@@ -94,16 +102,25 @@ class EncoderTraining(Training):
         self.features = features
         self.generator = frozen(generator, self.device)
         self.generator.autocast_dtype = dtype
-        self.encoder = Encoder(config.encoder, autocast_dtype=dtype).to(self.device)
-        self.encoder.w_avg.copy_(generator.w_avg)
-        self.average = Encoder(config.encoder, autocast_dtype=dtype).to(self.device)
+        self.encoder = self._beginning(init)
+        self.encoder.autocast_dtype = dtype
+        self.average = deepcopy(self.encoder)
         self.emas = [Ema(self.encoder, self.average, config.ema_images)]
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), betas=(0.9, 0.99), fused=True)
-        narrow = replace(generator.config, channel_base=config.discriminator_base)
-        self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(self.device)
-        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
+        if config.adversarial:
+            narrow = replace(generator.config, channel_base=config.discriminator_base)
+            self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(self.device)
+            self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
         self.held_out = held_out
         self.resume()
+
+    def _beginning(self, init: ImageEncoder | None) -> ImageEncoder:
+        if init is not None:
+            return deepcopy(init).to(self.device).train().requires_grad_(True)
+        assert isinstance(self.config.encoder, EncoderConfig)
+        made = Encoder(self.config.encoder).to(self.device)
+        made.w_avg.copy_(self.generator.w_avg)
+        return made
 
     def parts(self) -> Mapping[str, Stateful]:
         parts: dict[str, Stateful] = {"encoder": self.encoder, "average": self.average, "optimizer": self.optimizer}
@@ -120,7 +137,7 @@ class EncoderTraining(Training):
     def figures(self) -> dict[str, float]:
         """Mean PSNR in dB of held-out images, through the averaged encoder."""
         total = 0.0
-        for index in chunks(self._held_out_count, 16):
+        for index in chunks(self._held_out_count, SHEET):
             x = self._held_out_batch(index)
             total += mean_psnr(self.generator(self.average(x)), x) * len(x)
         return {"psnr_db": total / self._held_out_count}
@@ -138,10 +155,11 @@ class EncoderTraining(Training):
         judged = config.adversarial > 0 and since >= 0
         values = dict(self._encoder_step(batch, judged and since >= config.discriminator_images))
         if judged:
+            real = batch.images[batch.samples :] if batch.samples < config.batch else batch.images
             with torch.no_grad():
-                fake = self.generator(self.encoder(batch.images))
+                fake = self.generator(self.encoder(real))
             r1_weight = config.r1_gamma / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
-            values |= discriminator_step(self.discriminator, self.d_optimizer, batch.images, fake, r1_weight)
+            values |= discriminator_step(self.discriminator, self.d_optimizer, real, fake, r1_weight)
         return config.batch, values
 
     def _encoder_step(self, batch: Batch, judged: bool) -> Values:
@@ -152,8 +170,8 @@ class EncoderTraining(Training):
         loss = rebuilt + self.config.spread * spread
         values = {**terms, "spread": spread.detach()}
         if batch.latents is not None:
-            distance = (codes - batch.latents).square().mean()
-            loss = loss + self.config.code * distance
+            distance = (codes[: batch.samples] - batch.latents).square().mean()
+            loss = loss + self.config.code * batch.samples / len(codes) * distance
             values["code"] = distance.detach()
         if judged:
             fooled = fool(self.discriminator, image)
@@ -180,17 +198,24 @@ class EncoderTraining(Training):
         return squares + self.config.perceptual_weight * alike, parts
 
     def _draw(self, count: int) -> Batch:
-        if self.data is None:
+        """Samples, then images."""
+        made = count if self.data is None else round(self.config.samples * count)
+        if self.data is None or made == count:
             return self._sample(count, self.random)
-        index = torch.randint(len(self.data), (count,), generator=self.random).sort().values
-        return Batch(*self.data.batch(index, self.device))
+        index = torch.randint(len(self.data), (count - made,), generator=self.random).sort().values
+        images, masks = self.data.batch(index, self.device)
+        if not made:
+            return Batch(images, masks)
+        sampled = self._sample(made, self.random)
+        return Batch(torch.cat([sampled.images, images]), torch.cat([sampled.masks, masks]), sampled.latents)
 
     @torch.no_grad()
     def _sample(self, count: int, random: torch.Generator) -> Batch:
         z = torch.randn(count, self.generator.config.z_dim, generator=random)
         latents = self.generator.map(z.to(self.device))
         image = self.generator(latents).clamp(-1, 1)
-        return Batch(image, image.new_zeros(count, 2, *image.shape[2:]), latents)
+        side = image.shape[2] // 2  # as of renders
+        return Batch(image, image.new_zeros(count, 2, side, side), latents)
 
     @property
     def _held_out_count(self) -> int:

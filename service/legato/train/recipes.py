@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,19 +14,18 @@ import torch
 
 import legato
 from legato.errors import ConfigError
-from legato.models.encoder import Encoder, EncoderConfig
-from legato.models.files import resolve, save_model
-from legato.models.generator import Generator, GeneratorConfig
+from legato.models.encoder import EncoderConfig
+from legato.models.files import save_model
+from legato.models.generator import GeneratorConfig
 from legato.synthetic.dataset import Heads
 from legato.synthetic.factors import Z_DIM
-from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
 from legato.train.finish import finish, fit_weights
 from legato.train.gan import GanConfig, GanTraining
 from legato.train.joint import HEADS_128, JointConfig, JointTraining, Phase
-from legato.train.residual import ResidualConfig, ResidualTraining
 from legato.train.training import CHECKPOINT, Precision, Training
 
 MODEL = "model"  # folder below a training's own that receives what it exports
+RUN = "run.json"  # what is trained in a folder
 RENDERS_WANTED = 1024  # the joint recipe judges its mapping on 512 renders that no fit sees
 Say = Callable[[str], None]
 
@@ -47,7 +45,7 @@ class Options:
 
 def joint_config(resolution: int, options: Options) -> JointConfig:
     """The recipe of heads-128, at any resolution of 64 pixels and more. Raises ConfigError."""
-    with _sizes():
+    with sizes():
         base = options.channel_base or 32 * resolution
         generator = GeneratorConfig(
             resolution, Z_DIM, 256, 4, channel_base=base, channel_max=options.channel_max or 256
@@ -81,7 +79,7 @@ def joint_phases(resolution: int, images: int | None = None, batch: int | None =
 
 def gan_config(resolution: int, options: Options, r1_gamma: float | None = None) -> GanConfig:
     """StyleGAN2 of moderate width. R1's weight, unless given, is 0.001 R^2 / batch. Raises ConfigError."""
-    with _sizes():
+    with sizes():
         base = options.channel_base or 32 * resolution
         generator = GeneratorConfig(resolution, 256, 256, 8, channel_base=base, channel_max=options.channel_max or 256)
     batch = options.batch or 32
@@ -97,73 +95,25 @@ def gan_config(resolution: int, options: Options, r1_gamma: float | None = None)
     )
 
 
-def encoder_config(generator: Generator, options: Options, adversarial: float = 0.0) -> EncoderTrainingConfig:
-    """An encoder that fits `generator`. Raises ConfigError."""
-    g = generator.config
-    with _sizes():
-        base = options.channel_base or 16 * g.resolution
-        encoder = EncoderConfig(g.resolution, g.num_layers, g.w_dim, base, options.channel_max or 192)
-    return EncoderTrainingConfig(
-        encoder,
-        images=options.images or 200_000,
-        batch=options.batch or 16,
-        adversarial=adversarial,
-        discriminator_base=max(base, g.resolution),
-        precision=options.precision,
-        seed=options.seed,
-        checkpoint_seconds=options.checkpoint_seconds,
-    )
-
-
-def in_domain_config(
-    generator: Generator,
-    options: Options,
-    adversarial: float | None = None,
-    perceptual: str | None = None,
-    perceptual_weight: float | None = None,
-) -> EncoderTrainingConfig:
-    """The domain-guided encoder (Zhu et al. 2020), with the weights of its released code. Raises ConfigError.
-
-    `perceptual` names the features; of others than the released code's the weight, as of LPIPS in Richardson et al.
-    2021, is 0.8. Rates and the lazy R1 are those of the other objective: layers have an equalized learning rate here.
-    """
-    weights = {None: 1.0, "vgg16-in_domain": 5e-5}
-    weight = weights.get(perceptual, 0.8) if perceptual_weight is None else perceptual_weight
-    return replace(
-        encoder_config(generator, options, 0.08 if adversarial is None else adversarial),
-        objective="in-domain",
-        adversarial_share=1.0,
-        r1_gamma=10.0,
-        spread=0.0,
-        perceptual=perceptual or "pyramid",
-        perceptual_weight=weight,
-    )
-
-
-def residual_config(generator: Generator, encoder: Encoder, options: Options) -> ResidualConfig:
-    """A residual encoder of the encoder's size. Raises ConfigError where the encoder is of another generator."""
-    g, e = generator.config, encoder.config
-    if (g.resolution, g.num_layers, g.w_dim) != (e.resolution, e.num_layers, e.w_dim):
-        raise ConfigError(
-            f"the encoder gives {e.num_layers} layers of {e.w_dim} from {e.resolution} pixels, the generator takes "
-            f"{g.num_layers} of {g.w_dim} to {g.resolution} pixels. Give the encoder of this generator (--encoder)"
-        )
-    return ResidualConfig(
-        images=options.images or 150_000,
-        batch=options.batch or 12,
-        precision=options.precision,
-        seed=options.seed,
-        checkpoint_seconds=options.checkpoint_seconds,
-    )
-
-
 @contextmanager
-def _sizes() -> Iterator[None]:
+def sizes() -> Iterator[None]:
     """Turns the ValueError of an architecture that cannot be into a ConfigError."""
     try:
         yield
     except ValueError as error:
         raise ConfigError(f"there is no network of these sizes: {error}") from error
+
+
+def claimed(folder: Path) -> dict[str, Any] | None:
+    """The options of the training that has begun in `folder`; None where there is none. Raises ConfigError."""
+    path = folder / RUN
+    if not (path.exists() and (folder / CHECKPOINT).exists()):
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged; remove it if this command is the one that began there") from error
+    return found
 
 
 def claim(folder: Path, kind: str, config: Any, *, free: tuple[str, ...] = ()) -> None:
@@ -173,12 +123,7 @@ def claim(folder: Path, kind: str, config: Any, *, free: tuple[str, ...] = ()) -
     """
     free = (*free, "checkpoint_seconds")
     asked = json.loads(json.dumps({"kind": kind, **asdict(config)}))
-    path, begun = folder / "run.json", asked
-    if path.exists() and (folder / CHECKPOINT).exists():
-        try:
-            begun = json.loads(path.read_text(encoding="utf-8"))["config"]
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f"{path} is damaged; remove it if this command is the one that began there") from error
+    path, begun = folder / RUN, claimed(folder) or asked
     changed = [key for key in asked.keys() | begun.keys() if key not in free and asked.get(key) != begun.get(key)]
     if changed:
         told = "; ".join(f"{key} was {begun.get(key)} and is now {asked.get(key)}" for key in sorted(changed))
@@ -246,35 +191,3 @@ def export_gan(training: GanTraining, meta: Mapping[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     save_model(training.average, folder / "generator.safetensors", meta=meta)
     return folder
-
-
-def export_encoder(training: EncoderTraining, generator: str, meta: Mapping[str, Any]) -> Path:
-    """The averaged encoder, beside copies of the generator that it belongs to and of that one's directions."""
-    folder = training.folder / MODEL
-    folder.mkdir(exist_ok=True)
-    save_model(training.average, folder / "encoder.safetensors", meta={**meta, "generator": training.generator.digest})
-    _copy_generator(generator, folder)
-    return folder
-
-
-def export_residual(training: ResidualTraining, generator: str, encoder: str, meta: Mapping[str, Any]) -> Path:
-    """The averaged residual encoder, beside copies of what it belongs to."""
-    folder = training.folder / MODEL
-    folder.mkdir(exist_ok=True)
-    owners = {"generator": training.generator.digest, "encoder": training.encoder.digest}
-    save_model(training.average, folder / "residual_encoder.safetensors", meta={**meta, **owners})
-    _copy_generator(generator, folder)
-    _copy(resolve(encoder, "encoder.safetensors"), folder / "encoder.safetensors")
-    return folder
-
-
-def _copy_generator(generator: str, folder: Path) -> None:
-    """And its directions, where it has some."""
-    source = resolve(generator, "generator.safetensors")
-    _copy(source, folder / "generator.safetensors")
-    _copy(source.with_name("directions.safetensors"), folder / "directions.safetensors")
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.exists() and source.resolve() != target.resolve():
-        shutil.copyfile(source, target)

@@ -33,7 +33,7 @@ from legato.benchmarks.stamp import stamp
 from legato.errors import LegatoError
 from legato.inversion import MultiCodeOptions, multi_code, w_plus
 from legato.losses import perceptual_distance, psnr
-from legato.models import Encoder, Generator, GeneratorConfig, load_encoder, load_generator
+from legato.models import Generator, GeneratorConfig, ImageEncoder, load_encoder, load_generator
 from legato.models.perceptual import PerceptualNetwork, load_perceptual
 from legato.offline import find, labeled, read, write_json, write_png
 from legato.restoration import (
@@ -125,7 +125,7 @@ def measure(part: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def curve(
     generator: Generator,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     images: Tensor,
     network: PerceptualNetwork | None,
     args: argparse.Namespace,
@@ -168,7 +168,7 @@ def curve(
 
 def restorations(
     generator: Generator,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     sets: dict[str, Tensor],
     network: PerceptualNetwork | None,
     args: argparse.Namespace,

@@ -15,7 +15,7 @@ from legato.editing.style_space import flatten_styles
 from legato.inversion.w_plus import w_plus
 from legato.models import Generator, load_encoder, load_generator
 from legato.models.attributes import AttributeNetwork, load_attributes
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.synthetic.clips import clip_z
 from legato.synthetic.renderer import Renderer
 from legato.train.finish import FITTING_SEED, JUDGING_SEED
@@ -31,7 +31,7 @@ class Bench:
     """N heads inverted, and the networks."""
 
     generator: Generator
-    encoder: Encoder
+    encoder: ImageEncoder
     directions: Directions
     fitting: AttributeNetwork  # losses and labels may use this one
     judging: AttributeNetwork  # what is told is read by this one alone

@@ -14,17 +14,16 @@ class Slots:
         self._resets: list[int] = []
 
     def open(self) -> int:
-        """A free one, to be made as new. Raises Overloaded (SESSIONS_FULL)."""
+        """A free one. Raises Overloaded (SESSIONS_FULL)."""
         if not self._free:
             full = f"all {self._count} sessions are taken; close one, or try again later"
             raise Overloaded(full, reason="SESSIONS_FULL")
-        slot = self._free.pop()
-        self._resets.append(slot)
-        return slot
+        return self._free.pop()
 
     def close(self, slot: int) -> None:
-        """Frees one. Raises ValueError where it is not open."""
-        self._check_open(slot)
+        """Frees one, which is made as new at once, so that its window takes no time. Raises ValueError where it is not
+        open."""
+        self.reset(slot)
         self._free.append(slot)
 
     def reset(self, slot: int) -> None:

@@ -23,7 +23,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(model_folder: Path) -> Iterator[LocalServer]:
     """Small limits, so that what is too large is small; sessions without a stream are let go soon."""
-    limits = {"max_message_bytes": 200_000, "max_sessions": 8, "resume_seconds": 1.0, "threads": 1}
+    limits = {"max_message_bytes": 200_000, "max_sessions": 8, "resume_seconds": 1.0, "threads": 1, "window_share": 0}
     with local_server(model_folder, **limits) as running:
         yield running
 

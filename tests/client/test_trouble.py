@@ -230,7 +230,7 @@ def remove(folder: Path) -> None:
     ("harm", "messages"),
     [
         (damage, ["generator.safetensors", "is damaged", "Fetch or save it again"]),
-        (cut, ["encoder.safetensors", "cannot be read as safetensors", "Fetch or save it again"]),
+        (cut, ["encoder.safetensors", "is damaged: it ends at byte", "Fetch or save it again"]),
         (remove, ["no model file at", "directions.safetensors"]),
     ],
 )

@@ -66,7 +66,6 @@ def improve(scenes: Scenes, steps: int) -> None:
 
 
 def test_nothing_is_offered_before_a_step(scenes: Scenes) -> None:
-    assert not scenes.window.ready
     assert scenes.window.improve() == 0
     scenes.offer(0, 0)
     assert scenes.window.ready

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine_config(model_folder: Path) -> EngineConfig:
     return EngineConfig(
-        model=str(model_folder), max_sessions=MAX_SESSIONS, queue_size=QUEUE_SIZE, batch_buckets=(1, 2), max_steps=4
+        model=str(model_folder),
+        max_sessions=MAX_SESSIONS,
+        queue_size=QUEUE_SIZE,
+        batch_buckets=(1, 2),
+        max_steps=4,
+        window_share=0.0,  # what it finds depends on the time
     )
 
 
@@ -55,7 +61,8 @@ def serve(engine: Engine, engine_config: EngineConfig) -> Callable[..., Abstract
 
     @contextlib.contextmanager
     def start(own_engine: Engine | None = None, **settings: Any) -> Iterator[Running]:
-        config = Config(ServerConfig(**{"port": 0, "metrics_port": 0, "drain_seconds": 0.2, **settings}), engine_config)
+        limits = ServerConfig(**{"port": 0, "metrics_port": 0, "drain_seconds": 0.2, **settings})
+        config = Config(limits, replace(engine_config, max_sessions=(own_engine or engine).capacity))
         metrics = Metrics(version="test")
         with (
             serve_in_thread(config, metrics, own_engine or engine) as server,

@@ -12,7 +12,7 @@ from legato.config import EngineConfig
 from legato.engine import Engine
 from legato.scheduler import Scheduler
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import Running, wait_until
+from tests.rpc.running import Running, wait_until
 from tests.rpc.wire import Wire, picture, refusal
 
 Serve = Callable[..., AbstractContextManager[Running]]
@@ -90,7 +90,7 @@ WAYS = (
 
 
 def test_no_slot_and_no_row_is_lost(serve: Serve, engine_config: EngineConfig) -> None:
-    engine = build_engine(replace(engine_config, max_sessions=PLACES, queue_size=32))
+    engine = build_engine(replace(engine_config, max_sessions=PLACES, queue_size=32, window_share=0.5))
     engine.start()
     ended: Counter[str] = Counter()
     try:
@@ -116,8 +116,10 @@ def test_no_slot_and_no_row_is_lost(serve: Serve, engine_config: EngineConfig) -
 
 def nothing_is_left(engine: Engine) -> None:
     """Every slot is free once, no row is in flight, and the queue knows no slot any more."""
-    assert sorted(engine._free) == list(range(PLACES))
+    assert sorted(engine._slots._free) == list(range(PLACES))
     assert len(engine._pipeline._flights) == 0
+    assert engine._pipeline._window is not None
+    assert not engine._pipeline._window._turns
     assert len(engine._pipeline._flights._free) == engine.options.in_flight
     assert not engine._stages._flights
     waiting = engine._queue

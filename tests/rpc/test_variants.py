@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import Running
+from tests.rpc.running import Running
 from tests.rpc.wire import picture, pixels, refusal
 from tests.tolerances import BESIDE_OTHERS_LEVELS
 

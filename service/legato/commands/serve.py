@@ -20,6 +20,7 @@ from legato.errors import ConfigError
 from legato.memory import keep_freed_memory, return_freed_memory
 from legato.models_served import Models
 from legato.repository import Repository, Source
+from legato.settings import Key
 from legato.turns import Turns
 
 if TYPE_CHECKING:
@@ -233,13 +234,13 @@ def _announced(server: Server, models: Models, settings: Config) -> Iterator[Non
             ready.unlink(missing_ok=True)
 
 
-def _metavar(key: config.Key) -> str:
+def _metavar(key: Key) -> str:
     if key.setting.choices:
         return "{" + ",".join(key.setting.choices) + "}"
     return {int: "N", float: "X", str: "TEXT", bool: "true|false"}.get(key.type, "N,N,...")
 
 
-def _help(key: config.Key) -> str:
+def _help(key: Key) -> str:
     default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
     default = str(default).lower() if key.type is bool else default
     unit = f"; {key.setting.unit}" if key.setting.unit else ""

@@ -17,7 +17,7 @@ from legato.inversion.code import Correction
 from legato.inversion.objective import Objective, squared
 from legato.inversion.solve import Schedule, solve
 from legato.models.curvature import Curvature, CurvatureConfig
-from legato.models.encoder import Encoder
+from legato.models.encoder import ImageEncoder
 from legato.models.generator import Generator
 from legato.train.training import chunks
 
@@ -40,7 +40,7 @@ class CurvatureOptions:
 
 def measure_curvature(
     generator: Generator,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     read: Callable[[Tensor], Tensor],  # [B] int64 -> images [B, 3, R, R]
     count: int,
     options: CurvatureOptions | None = None,
@@ -48,10 +48,10 @@ def measure_curvature(
 ) -> Curvature:
     """The curvature of a frozen generator, from `count` images; `progress` hears of images as they are done."""
     options = options or CurvatureOptions()
-    config = encoder.config
-    sizes = CurvatureConfig(config.num_layers, config.w_dim, min(options.joint, config.w_dim))
+    config = generator.config
+    sizes = CurvatureConfig(generator.num_layers, config.w_dim, min(options.joint, config.w_dim))
     random = torch.Generator().manual_seed(options.seed)
-    total = config.num_layers * config.w_dim
+    total = generator.num_layers * config.w_dim
     matrix, probed = torch.zeros(total, total), 0
     for index in _some(options.images, count, options.batch, random):
         images = read(index)
@@ -72,7 +72,7 @@ def measure_curvature(
 
 def _spread(
     generator: Generator,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     read: Callable[[Tensor], Tensor],
     count: int,
     curvature: Curvature,

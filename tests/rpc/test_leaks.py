@@ -118,8 +118,9 @@ def nothing_is_left(engine: Engine) -> None:
     """Every slot is free once, no row is in flight, and the queue knows no slot any more."""
     assert sorted(engine._slots._free) == list(range(PLACES))
     assert len(engine._pipeline._flights) == 0
-    assert engine._pipeline._window is not None
-    assert not engine._pipeline._window._turns
+    window = engine._pipeline._window
+    assert window is not None
+    wait_until(lambda: not window._turns)
     assert len(engine._pipeline._flights._free) == engine.options.in_flight
     assert not engine._stages._flights
     waiting = engine._queue

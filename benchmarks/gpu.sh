@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Everything that a GPU should run, in one call of less than nine minutes: the build with CUDA, the CUDA tests, the
-# sanitizer, the ops beside their alternatives, the other benchmarks, and the training of heads-128 on renders made on the
-# GPU, for the time that is left.
+# sanitizer, the ops beside their alternatives, the streams that the engine holds, the other benchmarks, and the training
+# of heads-128 on renders made on the GPU, for the time that is left.
 #
 #   benchmarks/gpu.sh OUT [TRAINING]
 #
-# OUT receives a log for every step, ops.json and its picture, the exported model, and summary.json. TRAINING keeps renders
-# and checkpoint: the next call with the same folder goes on (default: OUT/training). A step that fails or runs out of time
-# does not stop the others; the exit code tells whether one did.
+# OUT receives a log for every step, ops.json and its picture, engine.json, the exported model, and summary.json.
+# TRAINING keeps renders and checkpoint: the next call with the same folder goes on (default: OUT/training). A step that
+# fails or runs out of time does not stop the others; the exit code tells whether one did.
 #
 #   PYTHON              the interpreter that has torch (default: python3). Nothing is installed into it but what is missing
 #                       and can be had; the rest is named in the summary, and the steps that need it fail alone.
 #   LEGATO_GPU_WHEELS   a folder of wheels to install missing packages from, where there is no network
-#   LEGATO_GPU_STEPS    what to do, of: machine packages build tests memcheck racecheck ops benchmarks render train
-#                       export (default: all); for the ops alone: "machine packages build tests memcheck racecheck ops"
+#   LEGATO_GPU_STEPS    what to do, of: machine packages build tests memcheck racecheck ops engine benchmarks render
+#                       train export (default: all); for the ops alone: "machine packages build tests memcheck racecheck ops"
 #   LEGATO_GPU_SECONDS  for the whole call (default: 520)
 #   LEGATO_GPU_PEERS    a folder of public implementations to measure beside ours (default: peers, where there is one)
 #   LEGATO_GPU_MINUTES  for the comparison of the ops (default: 2.5); what does not fit is left out and told
@@ -32,7 +32,7 @@ out=$(cd "$1" && pwd)
 training=$(cd "${2:-$1/training}" && pwd)
 python=${PYTHON:-python3}
 dry=${LEGATO_GPU_DRY_RUN:-0}
-steps=${LEGATO_GPU_STEPS:-machine packages build tests memcheck racecheck ops benchmarks render train export}
+steps=${LEGATO_GPU_STEPS:-machine packages build tests memcheck racecheck ops engine benchmarks render train export}
 seconds=${LEGATO_GPU_SECONDS:-520}
 renders=${LEGATO_GPU_RENDERS:-40960}
 images=${LEGATO_GPU_IMAGES:-1200000}
@@ -43,11 +43,13 @@ device=cuda
 held_out=512
 resolution=128
 render_options=()
+engine_options=(--minutes 2)
 train_options=(--batch 32 --channel-base 8192)
 if [ "$dry" = 1 ]; then
     device=cpu resolution=64 renders=1024 images=48 minutes=0.2
     ops_options=(--nets heads-128 --batches 1 --layers '*b8.*' '64 px' --dtypes float32 --seconds 0.02 --no-compile)
     render_options=(--supersample 1)
+    engine_options=(--minutes 0.5 --tiny)
     train_options=(--batch 4 --channel-base 64 --channel-max 8 --precision float32 --threads 1)
 fi
 cd "$root" || exit 1
@@ -106,6 +108,12 @@ try:
 except (OSError, ValueError, KeyError):
     compared = None
 try:
+    rows = json.loads((out / "engine.json").read_text())["results"]
+    streams = [{key: row.get(key) for key in ("resolution", "steps", "held", "floor_streams", "saturated_fps", "lost_share")}
+               for row in rows]
+except (OSError, ValueError, KeyError):
+    streams = None
+try:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -123,6 +131,7 @@ summary = {
     "missing": (out / "missing.txt").read_text().split(),
     "steps": steps,
     "ops": compared,
+    "engine": streams,
     "training": json.loads(rows[-1]) if rows else None,
     "failed": [step["name"] for step in steps if step["status"] in ("failed", "timeout")],
 }
@@ -202,7 +211,7 @@ for key, value in table.items():
 pathlib.Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
 PYTHON
     local found code=0
-    mapfile -t found < <(grep -rl --include='test_*.py' 'mark\.cuda' tests/ops tests/models tests/synthetic tests/train 2>/dev/null)
+    mapfile -t found < <(grep -rl --include='test_*.py' 'mark\.cuda' tests/ops tests/models tests/devices tests/synthetic tests/train 2>/dev/null)
     [ ! -d tests/cuda ] || found+=(tests/cuda) # marked where they are parametrized
     if [ ${#found[@]} -eq 0 ]; then
         echo "no tests are marked cuda"
@@ -227,6 +236,10 @@ ops() {
     [ ! -d "$peers" ] || options+=(--peers "$peers")
     "$python" -c 'import matplotlib' 2>/dev/null && options+=(--picture "$out/ops.png")
     "$python" -m legato bench ops "${options[@]}"
+}
+
+engine() {
+    "$python" -m benchmarks.gpu_engine --device "$device" --out "$out/engine.json" "${engine_options[@]}"
 }
 
 benchmarks() { # those that take a device
@@ -282,6 +295,7 @@ else
     skip racecheck "no kernels in csrc/cuda, or no compute-sanitizer"
 fi
 step ops "$(awk "BEGIN { print int(60 * $minutes) + 45 }")" ops
+step engine 150 engine
 step benchmarks 90 benchmarks
 step render 130 render 120
 export_seconds=75

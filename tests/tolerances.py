@@ -137,3 +137,6 @@ ESTIMATED_W_AVG = Tolerance(rtol=0.0, atol=0.1)  # the mean of 8192 w whose devi
 
 # Published encoders.
 ENCODER_ROUNDING = Tolerance(rtol=1e-9, atol=1e-9)  # float64, 60 convolutions whose sums go in another order
+# A device that captures its computations.
+GRAPH_RMS = 2e-3  # of the codes' deviation; rows share a batch of another size, and Adam begins with the sign alone
+GRAPH_LEVELS = 0.1  # of 255, mean; the same

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self
 
-from legato.errors import Overloaded, ShuttingDown
+from legato.errors import DeviceLost, Overloaded, ShuttingDown
 
 Pause = Callable[[], None]
 Work = Callable[[Pause], Any]
@@ -147,6 +147,8 @@ class Background:
         except BaseException as error:
             place.work = None
             place.future.set_exception(error)
+            if isinstance(error, DeviceLost):
+                raise
         else:
             place.work = None
             place.future.set_result(found)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from legato.answering import to_pixels
 from legato.background import Pause
+from legato.devices import Device, in_words, watched
 from legato.editing.directions import Directions
-from legato.errors import InvalidInput
+from legato.errors import InvalidInput, OutOfMemory
 from legato.inversion.consecutive import ConsecutiveOptions
 from legato.inversion.method import Method, parse_method
 from legato.inversion.methods import Networks, invert_clips
@@ -33,6 +34,7 @@ class Clips:
     Args:
         generator, encoder, directions: the model, weights frozen.
         rows: frames that are computed at a time; between them the others' frames run.
+        runner: the device that computes them.
         turns: of all that compute on the device.
     """
 
@@ -43,9 +45,11 @@ class Clips:
         directions: Directions,
         *,
         rows: int,
+        runner: Device,
         turns: Turns | None = None,
     ) -> None:
         self._networks = Networks(generator, encoder)
+        self._runner = runner
         self._directions = directions
         self._rows = rows
         self._turns = turns or Turns()
@@ -62,8 +66,18 @@ class Clips:
     def invert(self, job: ClipJob, pause: Pause) -> ClipAnswer:
         """The answer to a clip; calls `pause` after every part, and ends in what that raises.
 
-        Raises InvalidInput where clip and method do not fit together or its numbers do not stay finite.
+        Raises InvalidInput where clip and method do not fit together or its numbers do not stay finite, OutOfMemory
+        where there is no memory for it, DeviceLost.
         """
+        try:
+            with watched(self._runner):
+                return self._invert(job, pause)
+        except torch.OutOfMemoryError as error:
+            why = f"the device has not the memory for this clip ({in_words(error)})"
+        self._runner.relieve()
+        raise OutOfMemory(f"{why}; send fewer frames, or try again later")
+
+    def _invert(self, job: ClipJob, pause: Pause) -> ClipAnswer:
         generator = self._networks.generator
         device = generator.w_avg.device
         frames = np.stack([frame.pixels for frame in job.frames])

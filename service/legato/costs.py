@@ -33,6 +33,10 @@ class Costs:
         self._measured: dict[tuple[str, int], deque[tuple[float, float]]] = {}  # (when, seconds), oldest first
         self._known: dict[tuple[str, int], float] = {}  # figures of `_measured` as it is
 
+    def shrink(self, largest: int) -> None:
+        """Batches larger than this are not run any more."""
+        self._buckets = tuple(size for size in self._buckets if size <= largest)
+
     def seed(self, stage: str, size: int, seconds: float) -> None:
         """What counts while nothing else was measured."""
         self._seeds[stage, size] = seconds

@@ -10,9 +10,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from legato.background import Background, stopping
-from legato.calls import Action, Call, CallQueue, Done, EngineObserver, FrameCall, Stage, SynthesisCall, Unobserved
+from legato.calls import Action, Call, CallQueue, Done, EngineObserver, FrameCall, SynthesisCall, Unobserved
 from legato.clips import Clips
+from legato.devices import watched
 from legato.editing.directions import Directions
 from legato.engine_options import EngineOptions, compute_dtype
-from legato.errors import LegatoError, NotFound, Overloaded, ShuttingDown
+from legato.errors import DeviceLost, NotFound, Overloaded, ShuttingDown
 from legato.models.encoder import ImageEncoder
 from legato.models.generator import Generator
 from legato.models.refiners import Refiners
@@ -33,7 +35,7 @@ from legato.slots import Slots
 from legato.spare import SpareTime
 from legato.stages import Stages
 from legato.types import DirectionInfo, Edit, FrameAnswer, FrameJob, ModelInfo, Synthesis
-from legato.warmup import warm_up
+from legato.warmup import prepare
 
 HEARTBEAT_SECONDS = 0.25  # longest sleep of an idle engine
 JOIN_SECONDS = 30.0  # what a running batch may still take after `stop`
@@ -46,8 +48,8 @@ class Engine:
     """Runs frames of many sessions through one model. `model` and `directions` tell what it serves.
 
     `heartbeat` is the monotonic time of the engine's last sign of life; `ready` is True between the end of the warm-up
-    and `stop`. What is submitted to `background`, such as an inversion by `clips`, runs while no frame waits; so do the
-    streams' windows, for their share of the time.
+    and `stop`; `over` ends when the thread does, with the error if it was one. What is submitted to `background`, such
+    as an inversion by `clips`, runs while no frame waits; so do the streams' windows, for their share of the time.
 
     Args:
         generator, encoder, directions, refiners: the model.
@@ -73,8 +75,7 @@ class Engine:
     ) -> None:
         self.options = options or EngineOptions()
         self.capacity = self.options.max_sessions
-        self.heartbeat = time.monotonic()
-        self.ready = False
+        self.heartbeat, self.ready = time.monotonic(), False
         size = (generator.config.resolution, generator.num_layers, generator.config.w_dim)
         self.model = ModelInfo(name, generator.digest, *size, description, version, encoder.digest)
         self._observer = observer or Unobserved()
@@ -93,9 +94,9 @@ class Engine:
             flow=self.options.flow,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
-        turns = self.options.turns
-        self.clips = Clips(generator, encoder, directions, rows=self.options.clip_rows, turns=turns)
-        self.background = Background(self.options.clips, self._wake)
+        rows, turns, runner = self.options.clip_rows, self.options.turns, self._pipeline.runner
+        self.clips = Clips(generator, encoder, directions, rows=rows, runner=runner, turns=turns)
+        self.background = Background(self.options.clips, lambda: self._locked(self._changed.notify))
         self._spare = SpareTime(self.options.window.share)
         self._queue = queue
         self._changed = threading.Condition()
@@ -103,9 +104,8 @@ class Engine:
         self._closed: list[Call] = []  # waited for a slot that was closed; to be answered before the next batch
         self._stopping = False
         self._drain_until = math.inf
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
-        self._stages = Stages(self._pipeline, turns)
+        self._started, self.over = threading.Event(), Future[None]()
+        self._stages = Stages(self._pipeline, self.options.batch_buckets, self._shrink, turns)
         self._observer.memory(self._pipeline.session_bytes, self._pipeline.flight_bytes)
         self._thread = threading.Thread(target=self._main, name="legato-engine", daemon=True)
 
@@ -126,8 +126,8 @@ class Engine:
         """Starts the thread; returns when every bucket is warm. Raises what the warm-up raised."""
         self._thread.start()
         self._started.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.over.done():
+            self.over.result()
 
     def stop(self, timeout: float) -> None:
         """Takes nothing new, works on what waits for up to `timeout` seconds, answers the rest with ShuttingDown."""
@@ -194,10 +194,6 @@ class Engine:
         self._add(SynthesisCall(latents, seed, truncation, tuple(edits), future))
         return future
 
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify()
-
     def _add(self, call: Call) -> None:
         with self._changed:
             if self._stopping:
@@ -205,25 +201,22 @@ class Engine:
             self._queue.add(call, time.monotonic())
             self._changed.notify()
 
-    def _seed(self, stage: Stage, size: int, seconds: float) -> None:
+    def _locked(self, tell: Callable[..., None], *what: Any) -> None:
         with self._changed:
-            self._queue.seed(stage, size, seconds)
+            tell(*what)
 
     # the engine's thread --------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Take an action, run it, give the answers that came of it; or else improve a stream."""
         action = self._take()
-        if action is not None:
-            began = time.monotonic()
-            ended = self._stages.run(action)
-            now = time.monotonic()
-            broken = any(type(result) is LegatoError for result in ended.values())
+        idle = action is None and not self._stages.busy
+        for done, ended, seconds in self._stages.turn(action):
             with self._changed:
-                left = self._queue.done(action, now, 0.0 if broken else now - began, ended=ended)
+                left = self._queue.done(done, time.monotonic(), seconds, ended=ended)
             for call in left:
                 self._give(call, ended[call])
-        elif self._pipeline.improves and self._spare.wait(began := time.monotonic()) <= 0.0:
+        if idle and self._pipeline.improves and self._spare.wait(began := time.monotonic()) <= 0.0:
             self._observer.window(self._stages.improve())
             self._spare.spent(time.monotonic() - began)
         self._beat()
@@ -233,7 +226,7 @@ class Engine:
         with self._changed:
             action = self._queue.next(now := time.monotonic(), flush=self._stopping)
             idle = not self.background.ready or len(self._queue)  # calls that wait for company wait beside a clip too
-            if action is None and not self._closed and not self._stopping and idle:
+            if action is None and not (self._stages.busy or self._closed or self._stopping) and idle:
                 spare = self._spare.wait(now) if self._pipeline.improves else math.inf
                 self._changed.wait(min(self._queue.wake_time(now) - now, spare, HEARTBEAT_SECONDS))
                 action = self._queue.next(time.monotonic(), flush=self._stopping)
@@ -278,22 +271,30 @@ class Engine:
 
     def _main(self) -> None:
         """Warm up, step until stopped and drained, refuse what is left."""
+        failure: BaseException | None = None
         try:
             if self.options.threads:
                 torch.set_num_threads(self.options.threads)
-            warm_up(self._pipeline, self.options.batch_buckets, self._beat, self._seed, self.options.turns)
-            self.ready = not self._stopping
-            self._started.set()
-            while not self._stopping or (self._queue.busy and time.monotonic() < self._drain_until):
-                self.step()
-                self.background.run_next(self._pause)
+            with watched(self._pipeline.runner):
+                seed = partial(self._locked, self._queue.seed)
+                prepare(self._pipeline, self.options, self._beat, seed, self._shrink, self._observer)
+                self.ready = not self._stopping
+                self._started.set()
+                while not self._stopping or (self._queue.busy and time.monotonic() < self._drain_until):
+                    self.step()
+                    self.background.run_next(self._pause)
         except BaseException as error:
-            log.exception("the engine's thread ends")
-            self._failure = error
+            log.critical("the engine ends: %s", error, exc_info=not isinstance(error, DeviceLost))
+            failure = error
         with self._changed:
             self.ready, self._stopping = False, True
             rest = self._closed + self._queue.drain()
+        self.over.set_result(None) if failure is None else self.over.set_exception(failure)  # health first
         self.background.close()
         for call in rest:
             self._give(call, ShuttingDown("the server stopped before this frame ran; send it to another one"))
         self._started.set()
+
+    def _shrink(self, largest: int) -> None:
+        self._locked(self._queue.shrink, largest)  # there was no memory for a larger batch
+        self._observer.largest_batch(largest, out_of_memory=True)

@@ -7,8 +7,10 @@ LegatoError
 ├── NotFound                NOT_FOUND            unknown model, direction, session
 ├── ProtocolViolation       FAILED_PRECONDITION  frame before open, second open, seq going back
 ├── Overloaded              RESOURCE_EXHAUSTED   queue or sessions full; carries when to try again
+│   └── OutOfMemory                              the device has not the memory for one frame more
 ├── DeadlineMissed          DEADLINE_EXCEEDED    could not be answered in time
 ├── ShuttingDown            UNAVAILABLE          the server is stopping
+│   └── DeviceLost                               the device has failed, so this server ends
 ├── NotAllowed              PERMISSION_DENIED    what this server was not told to allow
 ├── ModelFileError          FAILED_PRECONDITION  weights missing, damaged or of another kind
 ├── ConfigError             (start-up)           unknown key, wrong value, port taken
@@ -63,6 +65,10 @@ class Overloaded(LegatoError):
         self.retry_seconds = retry_seconds
 
 
+class OutOfMemory(Overloaded):
+    reason = "OUT_OF_MEMORY"
+
+
 class DeadlineMissed(LegatoError):
     status = "DEADLINE_EXCEEDED"
     reason = "DEADLINE_MISSED"
@@ -71,6 +77,10 @@ class DeadlineMissed(LegatoError):
 class ShuttingDown(LegatoError):
     status = "UNAVAILABLE"
     reason = "SHUTTING_DOWN"
+
+
+class DeviceLost(ShuttingDown):
+    reason = "DEVICE_LOST"
 
 
 class NotAllowed(LegatoError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from legato.devices import Device, onto
 from legato.inversion.tracker_state import TrackerState
 from legato.models import GeneratorConfig
 from legato.models.flow import MAX_SIDE
@@ -30,19 +31,37 @@ class Flight:
 
 
 class Stopwatch:
-    """Times stages: each frame keeps its own seconds, and `observe` hears of every batch."""
+    """Times stages on the device's own time: each frame keeps its own seconds, and `observe` hears of every batch.
 
-    def __init__(self, observe: Observe) -> None:
+    A device that computes on its own is asked once it was waited for anyway: by what `lap` gives.
+    """
+
+    def __init__(self, observe: Observe, device: Device) -> None:
         self._observe = observe
+        self._device = device
+        self._open: list[tuple[Sequence[Flight], str, Any, Any]] = []  # marks of begin and end
 
     @contextmanager
     def __call__(self, flights: Sequence[Flight], name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began = self._device.mark()
         yield
-        seconds = time.perf_counter() - began
-        for flight in flights:
-            flight.stage_seconds[name] = flight.stage_seconds.get(name, 0.0) + seconds
-        self._observe(name, len(flights), seconds)
+        self._open.append((flights, name, began, self._device.mark()))
+        if not self._device.ahead:
+            self.lap()()
+
+    def lap(self) -> Callable[[], None]:
+        """What it gives waits for the device to come to the end of the stages since the last lap, and takes in their
+        times."""
+        closed, self._open = self._open, []
+
+        def settle() -> None:
+            for flights, name, began, ended in closed:
+                seconds = self._device.seconds(began, ended)
+                for flight in flights:
+                    flight.stage_seconds[name] = flight.stage_seconds.get(name, 0.0) + seconds
+                self._observe(name, len(flights), seconds)
+
+        return settle
 
 
 class Flights:
@@ -80,15 +99,16 @@ class Flights:
         return flights
 
     def leave(self, flights: Iterable[Flight]) -> None:
-        """Frees rows. A second time does nothing."""
+        """Frees rows; what is not written back yet will not be. A second time does nothing."""
         for flight in flights:
+            flight.kept = False
             if self._flying.get(flight.row) is flight:
                 del self._flying[flight.row]
                 self._free.append(flight.row)
 
     def index(self, flights: Sequence[Flight]) -> Tensor:
         """The rows of frames, for the tensors."""
-        return torch.tensor([flight.row for flight in flights], device=self.images.device)
+        return onto(self.images.device, torch.tensor([flight.row for flight in flights], dtype=torch.int64))
 
 
 def state_sizes(config: GeneratorConfig) -> dict[str, int]:

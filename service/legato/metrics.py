@@ -77,6 +77,9 @@ class Metrics:
         self.state_bytes = gauge(
             "legato_state_bytes", "Memory of the model's device that is kept for each one", ["kind"]
         )
+        self.largest_batch_size = gauge("legato_largest_batch", "Largest batch that is run, in frames")
+        self.out_of_memory = counter("legato_out_of_memory_total", "Batches that the device had no memory for")
+        self.captured = gauge("legato_graphs", "Sizes of a batch that run as one graph, or directly", ["stage", "run"])
         self.engine_heartbeat = gauge(
             "legato_engine_heartbeat_timestamp_seconds", "Last sign of life of the engine, seconds since the epoch"
         )
@@ -138,6 +141,17 @@ class Metrics:
         """Asks all engines at once for what each of them tells of itself alone."""
         self.queue_depth.set_function(lambda: engines.queue_depth)
         self.engine_heartbeat.set_function(lambda: time.time() - time.monotonic() + engines.heartbeat)
+
+    def largest_batch(self, size: int, *, out_of_memory: bool) -> None:
+        """`size` frames run together at most; less than before because there was no memory for more."""
+        self.largest_batch_size.set(size)
+        if out_of_memory:
+            self.out_of_memory.inc()
+
+    def graphs(self, stage: str, captured: int, direct: int) -> None:
+        """In how many sizes of a batch a stage was captured, and in how many it could not be."""
+        self.captured.labels(stage, "captured").set(captured)
+        self.captured.labels(stage, "direct").set(direct)
 
     def heartbeat(self) -> None:
         """The engine lives."""

@@ -12,8 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from legato.errors import ConfigError, LegatoError, ModelFileError, NotFound, ProtocolViolation, ShuttingDown
@@ -56,6 +56,7 @@ class Models:
         self._current: dict[str, Served] = {}  # by name: what it opens
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="legato-models")  # one model is loaded at a time
         self._stopping = False
+        self.over: Future[None] = Future()  # ends with the error of the first engine that failed
 
     @classmethod
     def of(cls, engine: Engine) -> Models:
@@ -64,6 +65,7 @@ class Models:
         models.default = engine.model.name
         served = models._new(models.repository.find(models.default), beside=False)
         served.running, served.info = engine, engine.model
+        engine.over.add_done_callback(models._engine_over)
         served.loaded.set_result(None)
         models._make_current(served)
         return models
@@ -248,6 +250,8 @@ class Models:
         name, began = served.source.name, time.monotonic()
         error = served.start(self._build)
         seconds = time.monotonic() - began
+        if error is None:
+            served.engine.over.add_done_callback(self._engine_over)
         with self._lock:
             if error is None:
                 self._make_current(served)
@@ -260,6 +264,13 @@ class Models:
                 _tell(served)
             raise error
         log.info("model loaded", extra={"fields": {"model": served.source.label, "seconds": round(seconds, 2)}})
+
+    def _engine_over(self, over: Future[None]) -> None:
+        """On the thread of an engine that has ended; it waits for who waits for this."""
+        error = over.exception()
+        if error is not None:
+            with suppress(InvalidStateError):  # another one was faster
+                self.over.set_exception(error)
 
     def _free(self, served: Served) -> None:
         """Stops the engine of a version that nobody uses, and lets its memory go."""

@@ -6,14 +6,16 @@ it. The last stage is in `legato.answering`.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from legato.answering import IMAGE_SIZES, Answering, to_pixels
 from legato.calls import SynthesisCall
+from legato.devices import Device, in_words, open_device
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput, LegatoError
 from legato.flights import Flight, Flights, Observe, Stopwatch, state_bytes, state_sizes
@@ -28,12 +30,14 @@ from legato.models.refiners import Refiners
 from legato.types import FrameAnswer, FrameJob, Synthesis
 from legato.warping import Warping
 
+log = logging.getLogger(__name__)
+
 
 class Pipeline:
     """Runs batches of frames, and keeps the state of the streams between them. Belongs to one thread.
 
     A frame goes through `begin`, any number of times through `step`, then through `finish` or `abandon`. Until it is
-    finished its slot's state is as it was before it.
+    finished its slot's state is as it was before it. A stage that ran out of memory can be run again with fewer frames.
 
     The generator and the encoder are frozen and switched to `dtype` inside their convolutions; latents, state and
     losses stay float32.
@@ -50,6 +54,7 @@ class Pipeline:
         image_sizes: how many images are synthesized at a time, increasing, with 1 among them.
         flow: finds the flow between frames that come without; None: DIS.
         observe: called after each stage.
+        runner: what computes; None is the device that the generator lies on.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Pipeline:
         image_sizes: Sequence[int] = IMAGE_SIZES,
         flow: FlowFinder | None = None,
         observe: Observe = lambda stage, size, seconds: None,
+        runner: Device | None = None,
     ) -> None:
         self.generator = generator.eval().requires_grad_(False)
         self.encoder = encoder.eval().requires_grad_(False)
@@ -79,25 +85,26 @@ class Pipeline:
         self.resolution = generator.config.resolution
         self.max_steps = max_steps
         self.device = generator.w_avg.device
-        curvature = refiners.curvature
+        self.runner = runner or open_device(self.device)
+        residual, curvature = refiners.residual, refiners.curvature
+        residual = residual.to(self.device).eval().requires_grad_(False) if residual is not None else None
         if curvature is None:
             curvature = Curvature(CurvatureConfig(generator.num_layers, generator.config.w_dim))
         curvature = curvature.to(self.device)
-        self._tracker = Tracker(generator, curvature, refiners.residual, tracker)
+        self._tracker = Tracker(generator, curvature, residual, tracker, self.runner.run)
         self._window: Window | None = None
         if window is not None and window.share > 0.0:
             self._window = Window(
                 generator, curvature, slots=slots, resolution=self.resolution, device=self.device, options=window
             )
-        self._stage = Stopwatch(observe)
+        self._stage = Stopwatch(observe, self.runner)
         self.image_sizes = tuple(image_sizes)
         self._answering = Answering(
-            self.generator, directions, self._tracker, self._stage, self.image_sizes, self._window
+            self.generator, directions, self._tracker, self._stage, self.image_sizes, self.runner, self._window
         )
         self._warping = Warping(self.resolution, self.device, flow)
         sizes = state_sizes(generator.config)
-        # the last row of the slots is the state of a stream that has not begun
-        self._slots = TrackerState.zeros(slots + 1, **sizes, device=self.device)
+        self._slots = TrackerState.zeros(slots + 2, **sizes, device=self.device)
         self._flights = Flights(in_flight, **sizes, device=self.device)
         self.session_bytes, self.flight_bytes = state_bytes(generator.config)
         if self._window is not None:
@@ -163,19 +170,45 @@ class Pipeline:
         work, index = self._flights, self._flights.index(flights)
         with self._stage(flights, "refine"), torch.no_grad():
             motion = Motion(work.state.output[index], work.visible[index])
-            first = torch.tensor([flight.taken == 0 for flight in flights], device=self.device)
+            first = self.runner.put(torch.tensor([flight.taken == 0 for flight in flights]))
             self._tracker.step(work.state, index, work.images[index], motion, first)
         for flight in flights:
             flight.taken += 1
 
     def finish(self, flights: Sequence[Flight]) -> list[FrameAnswer | LegatoError]:
-        """Synthesizes what frames ask for, moves their slots' state on, and lets them go; also when it raises."""
+        """Synthesizes what frames ask for, moves their slots' state on, and lets them go; also when it raises, unless
+        memory ran out: then they can be finished in smaller batches."""
+        answers = self.conclude(flights)()
+        self.lap()()
+        return answers
+
+    def conclude(self, flights: Sequence[Flight]) -> Callable[[], list[FrameAnswer | LegatoError]]:
+        """`finish`, up to where it would wait for the device: what it gives waits, and lets the frames go."""
         if not flights:
-            return []
+            return list
         try:
-            return self._answering.answer(flights, self._flights, self._slots)
-        finally:
+            land = self._answering.answer(flights, self._flights, self._slots)
+        except torch.OutOfMemoryError:
+            raise
+        except BaseException:
             self.abandon(flights)
+            raise
+
+        def landed() -> list[FrameAnswer | LegatoError]:
+            try:
+                return land()
+            finally:
+                self.abandon(flights)
+
+        return landed
+
+    def lap(self) -> Callable[[], None]:
+        """What it gives waits for the device, and takes in how long it took for each stage since the last lap."""
+        return self._stage.lap()
+
+    def draw_at_most(self, images: int) -> None:
+        """Synthesizes no more images than these at a time."""
+        self.image_sizes = self._answering.sizes = tuple(size for size in self.image_sizes if size <= images)
 
     @property
     def improves(self) -> bool:
@@ -186,8 +219,14 @@ class Pipeline:
         """One joint step of a stream's keyframes: of how many."""
         if self._window is None:
             return 0
-        with self._stage([], "window"), torch.no_grad():
-            return self._window.improve()
+        try:
+            with self._stage([], "window"), torch.no_grad():
+                return self._window.improve()
+        except torch.OutOfMemoryError as error:
+            log.error("out of memory: windows end here", extra={"fields": {"why": in_words(error)}})
+            self._window = self._answering.window = None
+        self.runner.relieve()
+        return 0
 
     def abandon(self, flights: Sequence[Flight]) -> None:
         """Lets frames go; those that have gone already do no harm."""
@@ -217,12 +256,12 @@ class Pipeline:
     @torch.inference_mode()
     def _begin(self, flights: list[Flight]) -> None:
         jobs, work = [flight.job for flight in flights], self._flights
-        frames = np.stack([job.frame.pixels for job in jobs])
-        images = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        frames = self.runner.upload([job.frame.pixels for job in jobs])
+        images = frames.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         grays = self._warping.grays(jobs)
         state = self._slots.gather([job.slot for job in jobs])
         with self._stage(flights, "encode"):
-            encoded = self.encoder(images)
+            encoded = self.runner.run("encode", self.encoder, images)
         if self._tracker.unrolls:
             with self._stage(flights, "residual"):
                 encoded = self._tracker.corrected(images, encoded)
@@ -232,11 +271,13 @@ class Pipeline:
         if moving and self._tracker.options.flow_weight > 0.0:
             walkers = [flights[row] for row in moving]
             with self._stage(walkers, "warp"):
-                state.output[moving], work.visible[work.index(walkers)] = self._warping.warp(jobs, grays, state, moving)
+                places = self.runner.put(torch.tensor(moving)), work.index(walkers)
+                warped, visible = self._warping.warp(jobs, grays, state, moving)
+                state.output[places[0]], work.visible[places[1]] = warped, visible
         state.gray = grays
         index = work.index(flights)
         work.images[index] = images
-        work.state.scatter(index.tolist(), state, range(len(flights)))
+        work.state.scatter([flight.row for flight in flights], state, range(len(flights)))
 
     def _follow(self, jobs: Sequence[FrameJob], state: TrackerState) -> None:
         """Moves the corrections of the streams towards what their windows found, by the time since the last frame."""
@@ -247,5 +288,5 @@ class Pipeline:
         target, known = self._window.target([job.slot for job in jobs], state.encoded)
         rate = 1.0 - torch.exp(-seconds.float() / self._window.options.blend_seconds)
         steps = torch.tensor([job.max_steps > 0 for job in jobs])
-        rate = torch.where(steps, rate.clamp_max(self._tracker.options.pull), rate).to(self.device)
-        self._tracker.pull(state, target, rate * (known & (state.frames > 0)))
+        rate = torch.where(steps, rate.clamp_max(self._tracker.options.pull), rate)
+        self._tracker.pull(state, target, self.runner.put(rate) * (known & (state.frames > 0)))

@@ -175,6 +175,11 @@ class Scheduler:
         """What a stage costs while nothing else was measured; the size of a synthesis is its images."""
         self.costs.seed(stage, size, seconds)
 
+    def shrink(self, largest: int) -> None:
+        """Forms no batch larger than this bucket any more."""
+        self._largest = min(self._largest, largest)
+        self.costs.shrink(largest)
+
     def wake_time(self, now: float) -> float:
         """When `next` has something to give if nothing else comes in; math.inf while there is nothing."""
         if any(not entry.running for entry in self._flying.values()):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from legato.devices import onto
 from legato.inversion.tracker_state import TrackerState
 from legato.models.flow import MAX_SIDE, DisFlow, FlowFinder, gray, resize_flow, visible
 from legato.ops import flow_warp
@@ -53,7 +54,8 @@ class Warping:
             if (given := jobs[rows[place]].flow) is not None:
                 pulled, seen = self._scaled(torch.tensor(given.vectors)[None])
                 flow[place], trusted[place] = pulled[0], seen[0]
-        return flow_warp(state.output[rows], flow.to(self._device))[0], trusted.to(self._device)
+        last = state.output[onto(self._device, torch.tensor(rows, dtype=torch.int64))]
+        return flow_warp(last, onto(self._device, flow))[0], onto(self._device, trusted)
 
     def _scaled(self, pull: Tensor, back: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Flow [K, 2, R, R] of flow [K, 2, S, S], and where it is to be trusted [K, 1, R, R]."""

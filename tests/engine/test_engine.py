@@ -21,39 +21,12 @@ from legato.errors import InvalidEdit, InvalidInput, LegatoError, NotFound, Over
 from legato.inversion import WindowOptions
 from legato.scheduler import Scheduler
 from legato.types import Edit, Frame, FrameAnswer, FrameJob, Outputs
+from tests.engine.recorder import Recorder
 from tests.pipeline.model import DIM, LAYERS, OVERFLOW, SIDE, SMILE, Model, small_model, stream
 
 BUCKETS = (1, 2, 4)
 SOON = 60.0  # seconds: far more than anything here takes
 Result = FrameAnswer | LegatoError
-
-
-class Recorder:
-    """An observer that keeps what it heard."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[Any, ...]] = []
-
-    def batch(self, stage: str, size: int, seconds: float) -> None:
-        self.heard.append(("batch", stage, size))
-
-    def steps(self, n: int) -> None:
-        self.heard.append(("steps", n))
-
-    def psnr(self, db: float) -> None:
-        self.heard.append(("psnr", db))
-
-    def queue(self, depth: int) -> None:
-        self.heard.append(("queue", depth))
-
-    def window(self, keyframes: int) -> None:
-        self.heard.append(("window", keyframes))
-
-    def memory(self, session: int, in_flight: int) -> None:
-        self.heard.append(("memory", session, in_flight))
-
-    def heartbeat(self) -> None:
-        self.heard.append(("heartbeat",))
 
 
 class Gate:

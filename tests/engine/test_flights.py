@@ -12,7 +12,8 @@ from legato.engine import Engine
 from legato.errors import DeadlineMissed, LegatoError, NotFound, Overloaded
 from legato.inversion import Tracker
 from legato.types import Frame, FrameAnswer, FrameJob, Outputs
-from tests.engine.test_engine import SOON, Gate, Recorder, build, run, submit
+from tests.engine.recorder import Recorder
+from tests.engine.test_engine import SOON, Gate, build, run, submit
 from tests.pipeline.model import SIDE, Model, small_model, stream
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from legato.engine import Engine
 from legato.types import Frame, FrameJob
-from tests.engine.test_engine import SOON, Recorder, build, run
+from tests.engine.recorder import Recorder
+from tests.engine.test_engine import SOON, build, run
 from tests.pipeline.model import Model, small_model, stream
 
 JUMP = 0.2  # of the whole way that a stream goes to its window, in one frame

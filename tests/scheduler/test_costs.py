@@ -71,3 +71,11 @@ def test_a_synthesis_costs_what_its_images_do(costs: Costs) -> None:
     costs.add("synthesize", 6, 4.0, now=0.0)
     assert costs.of("synthesize", 6) == 4.0
     assert costs.of("synthesize", 0) == 0.0  # latents alone
+
+
+def test_sizes_that_are_given_up_are_not_reckoned_with(costs: Costs) -> None:
+    costs.seed("refine", 2, 0.3)
+    costs.seed("refine", 4, 0.5)
+    costs.shrink(2)
+    assert costs.bucket(7) == 2
+    assert costs.total("refine", [1] * 4) == 0.6

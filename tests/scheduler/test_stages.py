@@ -254,3 +254,16 @@ def test_all_are_answered_in_order_in_buckets(
 def test_room_has_to_be_positive() -> None:
     with pytest.raises(ConfigError, match="in flight"):
         Scheduler(capacity=1, buckets=(1,), max_wait=0.0, in_flight=0)
+
+
+def test_no_batch_is_larger_than_what_there_is_memory_for() -> None:
+    queue = scheduler(buckets=(1, 2, 4))
+    queue.shrink(2)
+    for slot in range(5):
+        queue.add(call(slot, 0), 0.0)
+    sizes = []
+    while (action := queue.next(0.0, flush=True)) is not None:
+        if action.stage is Stage.ENCODE:
+            sizes.append(len(action.calls))
+        queue.done(action, 0.0, 0.0)
+    assert sizes == [2, 2, 1]

@@ -37,7 +37,7 @@ EPILOG = """
 Settings come from defaults < the TOML file < the environment < these options. In the file they live in [server] and
 [engine]; in the environment --max-pixels is LEGATO_SERVER__MAX_PIXELS, --max-steps is LEGATO_ENGINE__MAX_STEPS.
 When the server answers, it prints one line, `legato listening on HOST:PORT metrics on HOST:PORT`.
-SIGTERM or SIGINT drains it (exit code 0); a second one ends it at once.
+SIGTERM or SIGINT drains it (exit code 0); a second one ends it at once. A device that fails ends it with exit code 1.
 """
 
 
@@ -78,6 +78,7 @@ def build_engine(
     `turns` are those of all engines that share its device. Raises ModelFileError for weights that are missing, damaged
     or do not fit together, BackendUnavailable for an op without a kernel.
     """
+    from legato.devices import find_device
     from legato.editing.directions import load_directions
     from legato.engine import Engine
     from legato.engine_options import EngineOptions
@@ -89,14 +90,16 @@ def build_engine(
     from legato.ops import cuda_half, require_backends
     from legato.scheduler import Scheduler
 
-    ops = require_backends()
+    device = find_device(settings.device)
+    require_backends("cpu")  # flow is found there, wherever the model is
+    ops = require_backends(device)
     if observer is not None:
         observer.ops(ops)
     source = source or single_source(settings)
-    generator, encoder = load_generator(source.path), load_encoder(source.path)
+    generator, encoder = load_generator(source.path).to(device), load_encoder(source.path).to(device)
     refiners = load_refiners(source.path, generator, encoder)
-    directions = load_directions(source.directions or source.path, generator_digest=generator.digest)
-    log.info("ops", extra={"fields": {**ops, "cuda_half": cuda_half()}})
+    directions = load_directions(source.directions or source.path, generator_digest=generator.digest).to(device)
+    log.info("ops", extra={"fields": {**ops, "device": str(device), "cuda_half": cuda_half()}})
     log.info("refinement", extra={"fields": refiners.told})
     return Engine(
         generator,
@@ -191,11 +194,21 @@ async def _serve(settings: Config) -> None:
         try:
             await server.start(models)
             with _announced(server, models, settings):
-                await stop.wait()
+                await _first(stop, server.failed)
+                if server.failed.is_set():
+                    models.over.result()
                 await server.drain()
         finally:
             await asyncio.to_thread(models.stop, ENGINE_STOP_SECONDS)
     log.info("stopped")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Waits for one of them."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 def _stop_signal() -> asyncio.Event:

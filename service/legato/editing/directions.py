@@ -14,17 +14,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from legato.devices import onto
 from legato.errors import InvalidEdit, ModelFileError
 from legato.models.files import read_tensors, resolve, write_tensors
 from legato.models.generator import Generator, Noise
 from legato.types import DirectionInfo, Edit, Space
 
 KIND = "directions"
+
+
+class Drawing(Protocol):
+    """A generator, or what runs one."""
+
+    def __call__(self, latents: Tensor, /) -> Tensor: ...
+    def styles(self, latents: Tensor, /) -> list[Tensor]: ...
+    def synthesize(self, styles: list[Tensor], /) -> Tensor: ...
 
 
 class Directions:
@@ -95,11 +104,11 @@ class Directions:
         if latents.dim() != 3 or len(edits) != latents.shape[0]:
             raise ValueError(f"one list of edits per sample: latents {list(latents.shape)}, {len(edits)} lists")
         for name, strengths in self._strengths("w+", edits):
-            amount = torch.tensor(strengths, dtype=latents.dtype, device=latents.device)
+            amount = onto(latents.device, torch.tensor(strengths, dtype=latents.dtype))
             latents = latents + amount[:, None, None] * self._vectors[name].to(latents)
         return latents
 
-    def draw(self, generator: Generator, latents: Tensor, edits: Sequence[Sequence[Edit]]) -> Tensor:
+    def draw(self, generator: Drawing, latents: Tensor, edits: Sequence[Sequence[Edit]]) -> Tensor:
         """The images of moved latents, with those of the edits that are in S: the second half of `images`.
 
         Rows that ask for none of those cost nothing more.
@@ -111,8 +120,8 @@ class Directions:
         styles = generator.styles(latents)
         for name, strengths in wanted:
             rows = [row for row, strength in enumerate(strengths) if strength]
-            index = torch.tensor(rows, device=latents.device)
-            amount = torch.tensor([strengths[row] for row in rows], device=latents.device)[:, None]
+            index = onto(latents.device, torch.tensor(rows, dtype=torch.int64))
+            amount = onto(latents.device, torch.tensor([strengths[row] for row in rows]))[:, None]
             steps = self._vectors[name].to(latents).split([layer.shape[1] for layer in styles])
             for number in self._layers(name, steps):
                 styles[number] = styles[number].index_add(0, index, amount * steps[number])

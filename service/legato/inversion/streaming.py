@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from legato.devices import Run, anywhere, direct
 from legato.inversion.code import Correction, Synthesize
 from legato.inversion.objective import Objective, flow_consistency, prior, squared
 from legato.inversion.solve import Schedule, solve
@@ -46,6 +47,9 @@ class TrackerOptions:
     residual_decay: float = 0.8  # of the running root mean squared error, per frame
 
 
+Rows = tuple[Tensor, ...]  # [B, ...] each
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Motion:
     """The last outputs, warped into the frames of a batch."""
@@ -62,6 +66,7 @@ class Tracker:
         curvature: of the generator; as built (the identity) where nobody measured it.
         residual: of the generator and its encoder; None where there is none.
         options: weights and rates.
+        run: runs what is made of networks, as `Device.run` does.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class Tracker:
         curvature: Curvature,
         residual: ResidualEncoder | None = None,
         options: TrackerOptions | None = None,
+        run: Run = direct,
     ) -> None:
         self._synthesize = synthesize
+        self._run = run
         self._residual = residual
         self.curvature = curvature
         self.options = options or TrackerOptions()
@@ -85,8 +92,13 @@ class Tracker:
         """E(x) [B, L, D] after the steps of the residual encoder, each a forward pass of the generator and of it."""
         if self._residual is not None:
             for _ in range(self.options.residual_steps):
-                encoded = encoded + self._residual(images, self._synthesize(encoded), encoded)
+                encoded = self._run("residual", self._correct, images, encoded)
         return encoded
+
+    def _correct(self, images: Tensor, encoded: Tensor) -> Tensor:
+        assert self._residual is not None
+        moved: Tensor = encoded + self._residual(images, self._synthesize(encoded), encoded)
+        return moved
 
     def begin(self, state: TrackerState, encoded: Tensor) -> None:
         """Restarts the rows [N] of the state whose code jumps from the last frame's: a scene cut."""
@@ -134,40 +146,85 @@ class Tracker:
         The first step's forward pass tells the residual at the carried correction. Where it jumps, the scene has been
         cut: the correction starts again from zero, and that step is spent on finding out.
         """
-        encoded = state.encoded[index]
-        found = solve(
-            Correction(encoded, state.correction[index], self.curvature),
-            self._objective(encoded, images, motion),
-            Schedule(1, self.options.lr, betas=self.options.betas),
-            self._synthesize,
-            moments=(Moments(state.first[index], state.second[index], state.age[index]),),
+        flow = self.options.flow_weight > 0.0 and anywhere(motion.visible)
+        carried = self._carried(state)
+        found = self._run(
+            "refine with flow" if flow else "refine",
+            self._with_flow if flow else self._without_flow,
+            *(state.encoded[index], images, motion.warped, motion.visible, first),
+            *(tensor[index] for tensor in carried),
         )
-        (moments,) = found.moments
-        state.first[index], state.second[index], state.age[index] = moments.first, moments.second, moments.age
-        state.correction[index] = found.free[0]
-        if bool(first.any()):
-            self.observe(state, index[first], found.losses["squared"][0][first])
+        for tensor, value in zip(carried, found, strict=True):
+            tensor[index] = value
 
     def observe(self, state: TrackerState, index: Tensor, error: Tensor) -> None:
         """Takes in frames' mean squared errors [len(index)] at their carried codes: averages, or restarts at a jump."""
-        known, residual = state.residual[index], error.sqrt()
-        limit = (self.options.cut_factor * known).clamp_min(self.options.cut_floor)
-        cut = (known > 0) & (residual > limit)
-        decay = self.options.residual_decay
-        state.residual[index] = torch.where(known > 0, torch.lerp(residual, known, decay), residual)
-        mask = torch.zeros_like(state.has_output)
-        mask[index[cut]] = True
-        state.restart(mask)
+        carried = self._carried(state)
+        running, cut = self._judge(state.residual[index], error)
+        kept = [tensor[index] for tensor in carried[:-1]]
+        for tensor, value in zip(carried, _restarted(cut, *kept, running), strict=True):
+            tensor[index] = value
 
     def measure(self, state: TrackerState, index: Tensor, images: Tensor, frames: Tensor) -> None:
         """`observe` of rows that took no step, from what they are answered with [len(index), 3, R, R]."""
         self.observe(state, index, mse(images, frames))
 
-    def _objective(self, encoded: Tensor, images: Tensor, motion: Motion) -> Objective:
+    def _with_flow(self, encoded: Tensor, images: Tensor, warped: Tensor, visible: Tensor, *rest: Tensor) -> Rows:
+        return self._step(encoded, images, Motion(warped, visible), *rest)
+
+    def _without_flow(self, encoded: Tensor, images: Tensor, warped: Tensor, visible: Tensor, *rest: Tensor) -> Rows:
+        return self._step(encoded, images, None, *rest)
+
+    def _step(
+        self,
+        encoded: Tensor,
+        images: Tensor,
+        motion: Motion | None,  # None: nothing is visible
+        begins: Tensor,  # [B] bool: whether this is the first step of the row's frame
+        correction: Tensor,
+        shown: Tensor,
+        first: Tensor,
+        second: Tensor,
+        age: Tensor,
+        frames: Tensor,
+        residual: Tensor,
+    ) -> Rows:
+        """The step itself, of B rows of which none knows of another; what becomes of what they carry."""
+        found = solve(
+            Correction(encoded, correction, self.curvature),
+            self._objective(encoded, images, motion),
+            Schedule(1, self.options.lr, betas=self.options.betas),
+            self._synthesize,
+            moments=(Moments(first, second, age),),
+        )
+        (moments,) = found.moments
+        running, cut = self._judge(residual, found.losses["squared"][0])
+        running = torch.where(begins, running, residual)
+        moved = (found.free[0], shown, moments.first, moments.second, moments.age, frames, running)
+        return _restarted(cut & begins, *moved)
+
+    def _judge(self, known: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        """The running residual [B] with a new one in it, and whether that is a jump [B]."""
+        residual, options = error.sqrt(), self.options
+        limit = (options.cut_factor * known).clamp_min(options.cut_floor)
+        running = torch.where(known > 0, torch.lerp(residual, known, options.residual_decay), residual)
+        return running, (known > 0) & (residual > limit)
+
+    def _objective(self, encoded: Tensor, images: Tensor, motion: Motion | None) -> Objective:
         options = self.options
         terms = [squared(images)]
         if options.prior_weight:
             terms.append(prior(encoded, options.prior_weight))
-        if options.flow_weight and bool(motion.visible.any()):
+        if motion is not None:
             terms.append(flow_consistency(motion.warped, motion.visible, options.flow_weight))
         return Objective(tuple(terms))
+
+    @staticmethod
+    def _carried(state: TrackerState) -> Rows:
+        """What a step may change: all that a scene cut zeroes."""
+        return (state.correction, state.shown, state.first, state.second, state.age, state.frames, state.residual)
+
+
+def _restarted(cut: Tensor, *carried: Tensor) -> Rows:
+    """What rows carry, zero where `cut` [B]."""
+    return tuple(value.masked_fill(cut.view(-1, *[1] * (value.dim() - 1)), 0.0) for value in carried)

@@ -97,7 +97,8 @@ class Equalized(nn.Module):
         return self.training or (torch.is_grad_enabled() and self.weight.requires_grad)
 
     def train(self, mode: bool = True) -> Equalized:
-        self._derived.clear()
+        if mode:  # only then: captured graphs read what is kept for inference
+            self._derived.clear()
         return super().train(mode)
 
 

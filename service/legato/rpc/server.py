@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from legato.config import Config
-from legato.errors import ConfigError, ShuttingDown
+from legato.errors import ConfigError, LegatoError, ShuttingDown
 from legato.metrics import Metrics, MetricsPage
 from legato.models_served import Models
 from legato.rpc.clip import ClipDesk
@@ -68,6 +69,7 @@ class Server:
         self._store: SessionStore[SessionStream] | None = None
         self._clips: ClipDesk | None = None
         self._watch: asyncio.Task[None] | None = None
+        self.failed = asyncio.Event()  # the engine has failed, and all clients were told
         self._health = health.aio.HealthServicer()
         self._threads = ThreadPoolExecutor(self._config.codec_threads, thread_name_prefix="legato-codec")
 
@@ -118,22 +120,26 @@ class Server:
         await self._set_health(alive=True)
         await self._grpc.start()
         self._watch = asyncio.create_task(self._watch_engines())
+        failing = partial(self._engine_over, asyncio.get_running_loop())
+        await asyncio.to_thread(models.over.add_done_callback, failing)  # it may be over already
 
-    async def drain(self) -> None:
-        """Refuses new sessions and clips, tells the streams to go, ends what is left after drain_seconds."""
+    async def drain(self, because: LegatoError | None = None) -> None:
+        """Refuses new sessions and clips, tells the streams to go, ends what is left after drain_seconds; at once where
+        there is an error to tell."""
         assert self._grpc is not None
         await self._health.enter_graceful_shutdown()
         if self._servicer is None or self._store is None or self._clips is None:
             return
         self._servicer.draining = True
-        left = self._config.drain_seconds
+        left = 0.0 if because else self._config.drain_seconds
         for stream in self._store.streams:
-            stream.go_away(left, "SHUTDOWN")
+            stream.go_away(left, because.reason if because else "SHUTDOWN")
         log.info("draining", extra={"fields": {"streams": len(self._store.streams), "seconds": left}})
         await self._all_over(left)
         self._clips.shut_down()
+        told = because or ShuttingDown("the server stopped; open the session on another one, or try again later")
         for stream in self._store.streams:
-            stream.shut_down(ShuttingDown("the server stopped; open the session on another one, or try again later"))
+            stream.shut_down(told)
         await self._all_over(LAST_WORDS_SECONDS)
 
     async def __aexit__(
@@ -148,6 +154,26 @@ class Server:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._page is not None:
             self._page.close()
+
+    def _engine_over(self, loop: asyncio.AbstractEventLoop, over: Future[None]) -> None:
+        """On the thread of the engine that failed: before its calls are answered, health says that it is gone."""
+        error, told = over.exception(), threading.Event()
+        if not isinstance(error, LegatoError):
+            error = LegatoError("the engine ended by an internal error; the server's log tells more")
+
+        async def fail(because: LegatoError) -> None:
+            await self._health.enter_graceful_shutdown()
+            told.set()
+            await self.drain(because)
+            self.failed.set()
+
+        failing = fail(error)
+        try:
+            asyncio.run_coroutine_threadsafe(failing, loop)
+        except RuntimeError:  # the loop has ended before the engine
+            failing.close()
+            return
+        told.wait(LAST_WORDS_SECONDS)
 
     def _parts_of(self, served: Served) -> Parts:
         """What the streams and calls of a version share. It is made anew for each, so that nothing outlives them."""

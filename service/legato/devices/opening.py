@@ -1,9 +1,11 @@
-"""The device that a command's --device names."""
+"""The device that --device names, and what serves a model on it."""
 
 from __future__ import annotations
 
 import torch
 
+from legato.devices.cuda import CudaDevice
+from legato.devices.device import Device
 from legato.errors import ConfigError
 
 
@@ -22,3 +24,12 @@ def find_device(name: str) -> torch.device:
             f"--device {name} asks for a GPU that torch does not find; it finds {torch.cuda.device_count()}"
         )
     return device
+
+
+def open_device(place: torch.device) -> Device:
+    """What runs a model that lies on `place`. Raises ConfigError for a kind of device that nothing here knows."""
+    if place.type == "cuda":
+        return CudaDevice(place)
+    if place.type == "cpu":
+        return Device(place)
+    raise ConfigError(f"a model is served on the CPU or on a CUDA device; this one lies on {place}")

@@ -96,8 +96,13 @@ class Stages:
         """A step of a stream's window, where nobody needs the device: of how many keyframes."""
         if self._turns.rest():
             return 0
-        with self._turns.turn(urgent=False):
-            return self._pipeline.improve()
+        try:
+            with watched(self._pipeline.runner), self._turns.turn(urgent=False):
+                return self._pipeline.improve()
+        except torch.OutOfMemoryError as error:
+            log.error("out of memory in a window's step", extra={"fields": {"why": in_words(error)}})
+        self._pipeline.runner.relieve()
+        return 0
 
     def abandon(self, calls: Iterable[Call]) -> None:
         """Forgets calls that nobody waits for any more, in whatever stage they are."""

@@ -67,6 +67,7 @@ def test_alone_and_among_seven_others_bit_for_bit(model: Path, scenes: list[list
             model=str(model), max_sessions=SESSIONS, precision=precision, batch_invariant=True, max_wait_seconds=0.05
         )
     )
+    assert engine.options.window.share == 0.0, "how far a window comes depends on the others"
     engine.start()
     try:
         alone, among = first_session(engine, scenes, 1), first_session(engine, scenes, SESSIONS)

@@ -1,4 +1,4 @@
-"""One key of the settings: its type, default, help and range, and how a value is read and checked."""
+"""One setting: what is known of it, how a text becomes its value, what is refused."""
 
 from __future__ import annotations
 

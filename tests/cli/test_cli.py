@@ -44,8 +44,7 @@ def test_serve_s_help_names_every_setting_with_its_default(capsys: pytest.Captur
     for key in config.all_keys().values():
         assert f"{key.flag} " in text
         if isinstance(key.default, int | float):
-            default = str(key.default).lower() if isinstance(key.default, bool) else key.default
-            assert f"(default: {default})" in text
+            assert f"(default: {str(key.default).lower()})" in text
         if key.setting.unit:
             assert f"; {key.setting.unit} (default" in text
 

@@ -16,6 +16,7 @@ STAGES: list[set[str]] = [
     {"errors"},
     {"types"},
     {"settings"},
+    {"types", "settings"},
     {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure", "spare"},
     {"repository", "slots", "turns"},
     {"devices", "ops"},

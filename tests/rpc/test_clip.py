@@ -335,8 +335,9 @@ def test_a_stop_waits_for_a_clip_that_can_still_be_done(serve: Serve, hold: Hold
 
 def test_a_stop_ends_clips_that_take_longer(serve: Serve) -> None:
     server = Stopping(serve, drain_seconds=0.2)
-    call, waiting = invert(server.running, shades(3), ENDLESS), invert(server.running, shades(3), ENDLESS)
+    call = invert(server.running, shades(3), ENDLESS)
     until_progress(call)
+    waiting = invert(server.running, shades(3), ENDLESS)
     next(waiting)
     server.begin()
     for each in (call, waiting):

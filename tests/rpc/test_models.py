@@ -239,7 +239,8 @@ def test_while_versions_change_all_the_time_there_is_always_one_to_open(face: Ve
                 done.result(120)
         finally:
             over.set()
-        assert set.union(*(client.result(60) for client in clients)) == {"face@1", "face@2"}
+        for client in clients:
+            assert client.result(60) <= {"face@1", "face@2"}, "and none was refused"
     wait_until(lambda: len(face.listed()) == 1)
     assert face.value("legato_model_versions", model="face") == 1
     assert face.unload("face") == 0

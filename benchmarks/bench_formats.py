@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from legato.benchmarks.stamp import stamp
 from legato.models import Discriminator, Generator, GeneratorConfig, save_model
 from tests.models.formats import writers
+from tests.models.formats.test_genforce import genforce_state
 
 CONFIG_F = GeneratorConfig(1024, z_dim=512, w_dim=512, mapping_layers=8, channel_base=32768, conv_clamp=256.0)
 RESULT = Path(__file__).parent / "results" / "formats.json"
@@ -80,6 +81,7 @@ def files(folder: Path) -> dict[str, Callable[[], Path]]:
         "rosinality .pt, older container": lambda: torch_file("older.pt", rosinality(), zipped=False),
         "rosinality training .pt": lambda: torch_file("t.pt", writers.rosinality_training(generator, discriminator)),
         "pSp .pt": lambda: torch_file("psp.pt", writers.psp(generator, average.repeat(18, 1))),
+        "GenForce .pth": lambda: torch_file("genforce.pth", {"generator_smooth": genforce_state(generator)}),
         "legato .safetensors": own,
     }
 

@@ -132,7 +132,6 @@ BESIDE_OTHERS_LEVELS = 1.0
 RAFT_PIXELS = Tolerance(rtol=0.0, atol=1e-3)  # of RAFT's flow in float32, 12 updates, in batches of different sizes
 # Checkpoints of other code bases.
 PARITY = Tolerance(rtol=0.0, atol=1e-4)  # of scores and pictures about 1, float32 under other memory layouts
-FIXTURE_ERROR = 1e-4  # of the image's standard deviation, against another implementation in float32
 ESTIMATED_W_AVG = Tolerance(rtol=0.0, atol=0.1)  # the mean of 8192 w whose deviation is about 1
 
 # Published encoders.

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from legato.models import Encoder, EncoderConfig, GeneratorConfig, ResidualEncoder, save_model
 from tests.models.formats.nets import random_discriminator, random_generator
+from tests.models.formats.test_genforce import genforce_state
 from tests.models.formats.writers import nvidia_state, psp, rosinality_state, rosinality_training, write_nvidia
 
 TINY = GeneratorConfig(8, z_dim=4, w_dim=4, mapping_layers=1, channel_base=32, channel_max=4)
@@ -23,6 +24,7 @@ def write_corpus(folder: Path) -> list[Path]:
         training = rosinality_training(generator, discriminator)
         torch.save(training, folder / f"training_{name}.pt", _use_new_zipfile_serialization=zipped)
     torch.save(psp(generator, generator.w_avg.repeat(4, 1)), folder / "psp.pt")
+    torch.save({"generator_smooth": genforce_state(generator)}, folder / "genforce.pth")
     state = {name: tensor.contiguous().clone() for name, tensor in nvidia_state(generator).items()}
     save_file(state, folder / "state.safetensors")
     save_model(generator, folder / "own.safetensors", meta={"license": "CC0-1.0"}, dtype=torch.float32)

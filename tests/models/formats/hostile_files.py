@@ -265,6 +265,7 @@ def with_more(**more: tuple[int, ...]) -> Callable[[Path], object]:
     return lambda path: torch.save(state | extra, path)
 
 
+SEFA = {"synthesis.early_layer.const": torch.zeros(1, 4, 4, 4), "synthesis.layer0.apply_noise.weight": torch.zeros(4)}
 STATES = [
     zip_case("tensors over each other", "lie over each other", lambda path: torch.save({"g_ema": overlapping()}, path)),
     zip_case("StyleGAN3", "holds a StyleGAN3 generator.*--cfg=stylegan2", with_more(synthesis__L0_36_512__weight=(4,))),
@@ -275,6 +276,7 @@ STATES = [
         "holds a StyleGAN1 generator",
         lambda path: torch.save({"generator": {"synthesis.layer0.epilogue.bias": torch.zeros(4)}}, path),
     ),
+    zip_case("StyleGAN1 of SeFa", "holds a StyleGAN1 generator", saved(generator_smooth=SEFA)),
     zip_case(
         "something else", "holds no StyleGAN2 network under names that legato knows", saved(weight=torch.zeros(3))
     ),

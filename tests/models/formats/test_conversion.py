@@ -18,9 +18,9 @@ from legato.models.files import read_header
 from legato.models.inspection import inspect
 from tests.models.formats.nets import CONFIG, pictures, random_discriminator, random_generator
 from tests.models.formats.writers import psp, rosinality_state, rosinality_training, write_nvidia
-from tests.tolerances import FIXTURE_ERROR
+from tests.tolerances import PUBLISHED_IMAGE
 
-FIXTURES = Path("/work/shared/fixtures")
+FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures"
 PUBLIC = [("rosinality_64.pt", "rosinality_64_io.npz", 1.0), ("nvidia_64_state.safetensors", "nvidia_64_io.npz", 0.7)]
 
 
@@ -28,15 +28,15 @@ def error(image: Tensor, wanted: Tensor) -> float:
     return float((image - wanted).abs().max() / wanted.std())
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the public implementations' vectors are not here")
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the public implementations' vectors are not beside the repository")
 @pytest.mark.parametrize(("checkpoint", "vectors", "truncation"), PUBLIC)
 def test_parity_with_the_public_implementations(
     tmp_path: Path, checkpoint: str, vectors: str, truncation: float
 ) -> None:
     io = {key: torch.from_numpy(value) for key, value in np.load(FIXTURES / vectors).items()}
     generator = load_generator(FIXTURES / checkpoint)
-    assert error(generator(io["w"]), io["image_w"]) <= FIXTURE_ERROR
-    assert error(generator(generator.map(io["z"], truncation)), io["image_z"]) <= FIXTURE_ERROR
+    assert error(generator(io["w"]), io["image_w"]) <= PUBLISHED_IMAGE
+    assert error(generator(generator.map(io["z"], truncation)), io["image_z"]) <= PUBLISHED_IMAGE
     out, header = convert(FIXTURES / checkpoint, tmp_path)
     again = load_generator(out)
     assert again.digest == header.digest == generator.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from legato.errors import ModelFileError
 from legato.models import load_discriminator, load_generator
 from legato.models.formats import open_checkpoint
 from tests.models.formats.nets import CONFIG, pictures, random_discriminator, random_generator, scores
-from tests.models.formats.writers import write_nvidia
-from tests.tolerances import PARITY
+from tests.models.formats.writers import nvidia_module, nvidia_names, write_nvidia
+from tests.tolerances import ESTIMATED_W_AVG, PARITY
 
 CLAMPED = replace(CONFIG, conv_clamp=0.5)
 
@@ -61,3 +62,20 @@ def test_variants_that_cannot_be_built(tmp_path: Path, changed: dict[str, Any], 
     path = write_nvidia(tmp_path / "network.pkl", random_generator(), **changed)
     with pytest.raises(ModelFileError, match=words):
         load_generator(path)
+
+
+def test_stylegan3_is_named(tmp_path: Path) -> None:
+    state = {"synthesis.input.freqs": torch.zeros(4, 2), "synthesis.L0_36_512.weight": torch.zeros(4, 4, 3, 3)}
+    with nvidia_names(), (tmp_path / "stylegan3.pkl").open("wb") as file:
+        pickle.dump({"G_ema": nvidia_module("Generator", state, {"z_dim": 512})}, file)
+    with pytest.raises(ModelFileError, match=r"holds a StyleGAN3 generator.*--cfg=stylegan2"):
+        load_generator(tmp_path / "stylegan3.pkl")
+
+
+def test_without_w_avg_it_is_estimated(tmp_path: Path) -> None:
+    original, path = random_generator(), tmp_path / "network.pkl"
+    state = {name: tensor for name, tensor in original.state_dict().items() if name != "mapping.w_avg"}
+    with nvidia_names(), path.open("wb") as file:
+        pickle.dump({"G": nvidia_module("Generator", state, {})}, file)
+    wanted = original.mapping(torch.randn(100_000, original.config.z_dim)).mean(dim=0)
+    torch.testing.assert_close(load_generator(path).w_avg, wanted, **ESTIMATED_W_AVG)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 EPILOG = """
 IN is a checkpoint of NVIDIA, rosinality, pSp, e4e (docs/formats.md lists them all), or a file of legato's own.
@@ -26,7 +28,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint")
     parser.add_argument("out", metavar="OUT", type=Path, help="a .safetensors file, or a folder")
     parser.add_argument(
-        "--network", choices=("generator", "discriminator"), default="generator", help="(default: %(default)s)"
+        "--network",
+        choices=("generator", "discriminator", "encoder"),
+        default="generator",
+        help="of those in the file (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype", choices=("float32", "float16"), default="float32", help="of the weights (default: %(default)s)"
@@ -53,11 +58,15 @@ def run(args: argparse.Namespace) -> int:
         origin=args.origin,
         conv_clamp=args.conv_clamp,
     )
-    print(f"{out}: {header.kind} of {header.config['resolution']} px, {args.dtype}, sha256 {header.digest}")
+    print(f"{out}: {header.kind} of {_size(header.config)}, {args.dtype}, sha256 {header.digest}")
     print(f"license: {header.recipe['license']}")
     for note in header.recipe.get("notes", ()):
         print(f"note: {note}")
     return 0
+
+
+def _size(config: Mapping[str, Any]) -> str:
+    return f"{config['resolution']} px" if "resolution" in config else f"{config['num_layers']} layers"
 
 
 def _positive(text: str) -> float:

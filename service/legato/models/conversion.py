@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,18 +13,21 @@ import torch
 from legato.errors import ModelFileError
 from legato.models import formats
 from legato.models.discriminator import Discriminator
+from legato.models.encoder import ImageEncoder
+from legato.models.encoder_files import load_encoder
 from legato.models.files import Header, is_own, load_discriminator, load_generator, read_header, save_model
 from legato.models.formats import Checkpoint
 from legato.models.generator import Generator
 
 UNSTATED = "not stated"
+Convertible = Generator | Discriminator | ImageEncoder
 
 
 def convert(
     source: Path,
     out: Path,
     *,
-    network: Literal["generator", "discriminator"] = "generator",
+    network: Literal["generator", "discriminator", "encoder"] = "generator",
     dtype: torch.dtype = torch.float32,
     license: str | None = None,
     origin: str | None = None,
@@ -46,12 +50,24 @@ def convert(
     return out, save_model(module, out, meta=recipe, dtype=dtype)
 
 
-def _own(source: Path, network: str) -> tuple[Generator | Discriminator, dict[str, Any]]:
-    module = load_generator(source) if network == "generator" else load_discriminator(source)
-    return module, dict(read_header(source).recipe)
+def _own(source: Path, network: str) -> tuple[Convertible, dict[str, Any]]:
+    loaders: dict[str, Callable[[Path], Convertible]] = {
+        "generator": load_generator,
+        "discriminator": load_discriminator,
+        "encoder": load_encoder,
+    }
+    return loaders[network](source), dict(read_header(source).recipe)
 
 
-def _foreign(source: Path, network: str, conv_clamp: float | None) -> tuple[Generator | Discriminator, dict[str, Any]]:
+def _encoder(source: Path) -> tuple[Convertible, dict[str, Any]]:
+    with formats.open_checkpoint(source) as (_, checkpoint):
+        origin = _origin(source, checkpoint)
+    return load_encoder(source), {"origin": origin}
+
+
+def _foreign(source: Path, network: str, conv_clamp: float | None) -> tuple[Convertible, dict[str, Any]]:
+    if network == "encoder":
+        return _encoder(source)
     with formats.open_checkpoint(source) as (content, checkpoint):
         found = checkpoint.generator if network == "generator" else checkpoint.discriminator
         if found is None:

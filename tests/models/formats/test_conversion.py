@@ -12,10 +12,11 @@ from torch import Tensor
 
 from legato import cli
 from legato.errors import ModelFileError
-from legato.models import Generator, load_discriminator, load_generator
+from legato.models import Generator, load_discriminator, load_encoder, load_generator
 from legato.models.conversion import convert
 from legato.models.files import read_header
 from legato.models.inspection import inspect
+from tests.models.encoders.public import random_state
 from tests.models.formats.nets import CONFIG, pictures, random_discriminator, random_generator
 from tests.models.formats.writers import psp, rosinality_state, rosinality_training, write_nvidia
 from tests.tolerances import PUBLISHED_IMAGE
@@ -122,3 +123,18 @@ def test_what_cannot_be_loaded_is_told_and_listed(tmp_path: Path, capsys: pytest
     del state["conv1.noise.weight"]
     torch.save({"g_ema": state}, path)
     assert "conv1.noise.weight is missing" in inspect(path)["problem"]
+
+
+def test_both_networks_of_one_file_into_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    owner = random_generator()
+    state = {f"encoder.{name}": tensor for name, tensor in random_state(8, width=16).items()}
+    state |= {f"decoder.{name}": tensor for name, tensor in rosinality_state(owner).items()}
+    opts = {"encoder_type": "Encoder4Editing", "start_from_latent_avg": True, "stylegan_size": 32}
+    average = torch.randn(8, state["encoder.styles.0.linear.bias"].shape[0])
+    torch.save({"state_dict": state, "latent_avg": average, "opts": opts}, tmp_path / "e4e.pt")
+    assert cli.main(["convert", str(tmp_path / "e4e.pt"), str(tmp_path / "model"), "--network", "encoder"]) == 0
+    assert "style_encoder of " in capsys.readouterr().out
+    encoder = load_encoder(tmp_path / "model")
+    assert encoder.digest == load_encoder(tmp_path / "e4e.pt").digest
+    assert read_header(tmp_path / "model" / "encoder.safetensors").recipe["origin"]["file"] == "e4e.pt"
+    assert cli.main(["inspect", str(tmp_path / "model" / "encoder.safetensors")]) == 0

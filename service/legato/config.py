@@ -80,6 +80,9 @@ class EngineConfig:
     models: str = setting(
         "", "folder of models to serve: NAME/VERSION/generator.safetensors, or NAME/ without versions"
     )
+    encoder: str = setting(
+        "", "file of that model's encoder, legato's own or a pSp or e4e checkpoint; empty: the model's own"
+    )
     directions: str = setting("", "file of the directions to edit along (`legato directions`); empty: the model's own")
     device: str = setting("cpu", "where the model computes: cpu, cuda, cuda:N, or auto: a GPU where there is one")
     max_sessions: int = setting(16, "sessions that may exist at once", unit="sessions", minimum=1, maximum=65536)

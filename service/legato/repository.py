@@ -25,6 +25,7 @@ class Source:
     version: str
     path: str  # a folder, or the name of a packaged model
     directions: str = ""  # another file than the folder's own
+    encoder: str = ""  # likewise
 
     @property
     def label(self) -> str:

@@ -14,8 +14,6 @@ from tests.contract.source import CLIENT, SERVICE, imports, python_files, relati
 STAGES: list[set[str]] = [
     {"__init__"},
     {"errors"},
-    {"types"},
-    {"settings"},
     {"types", "settings"},
     {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure", "spare"},
     {"repository", "slots", "turns"},

@@ -11,6 +11,7 @@ from torch import Tensor
 from legato.errors import ModelFileError
 from legato.models import EncoderConfig, ResidualEncoder, load_encoder, load_residual_encoder, save_model
 from legato.models.encoder import Encoder
+from legato.models.encoders import StyleEncoder, StyleEncoderConfig
 from tests.tolerances import BFLOAT16_IMAGE, EXACT, GENERATOR_ROUNDING
 
 CONFIG = EncoderConfig(64, 10, w_dim=16, channel_base=256, channel_max=32, pyramid_channels=12)
@@ -42,6 +43,18 @@ def test_moves_nothing_at_first() -> None:
         assert moved.shape == (3, 10, 16)
         assert moved.dtype == torch.float32
         assert not moved.any()
+
+
+def test_beside_another_design_it_begins_anew() -> None:
+    other = StyleEncoder(StyleEncoderConfig(64, 10, w_dim=128)).requires_grad_(False)
+    other.latent_avg.normal_()
+    residual = ResidualEncoder.from_encoder(other)
+    assert (residual.config.resolution, residual.config.num_layers, residual.config.w_dim) == (64, 10, 128)
+    torch.testing.assert_close(residual.w_avg, other.w_avg, **EXACT)
+    x = torch.randn(2, 3, 64, 64)
+    residual(x, -x, torch.randn(2, 10, 128)).sum().backward()
+    assert not residual(x, -x, torch.randn(2, 10, 128)).any()
+    assert all(p.grad is not None and p.grad.any() for p in residual.seen.parameters())
 
 
 def test_starts_with_what_the_encoder_sees() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import cv2
@@ -85,6 +87,31 @@ def test_in_domain_by_an_attribute_network(model: Path, images: Path, tmp_path: 
     out = tmp_path / "run"
     assert cli.main(encoder(model, out, "--data", images, *SIZES, "--objective", "in-domain", *more)) == 0
     assert '"perceptual_weight": 0.8' in (out / "run.json").read_text()
+
+
+def test_within_a_time(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many images as the machine was measured to see; a second start keeps their number."""
+    out = tmp_path / "run"
+    command = encoder(model, out, "--data", images, *SIZES, "--within", "0.001")
+    assert cli.main(command) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"images a second here: [\d,]+ images fit into --within 0\.001", told)
+    seen = checkpoint(out)["progress"][0]
+    assert seen % 4 == 0
+    assert json.loads((out / "run.json").read_text())["config"]["images"] == seen
+    assert cli.main([*command, "--export-only"]) == 0
+    assert "fit into" not in capsys.readouterr().err
+    recipe = read_header(out / "model" / "encoder.safetensors").recipe
+    assert recipe["data"] == "22 images and the generator's samples"
+
+
+def test_goes_on_from_an_encoder(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert cli.main(encoder(model, out, "--init", model, "--images", "8")) == 0
+    assert load_encoder(out / "model").config == ENCODER_64
+    recipe = read_header(out / "model" / "encoder.safetensors").recipe
+    assert recipe["init"] == load_encoder(model).digest
+    assert recipe["data"] == "the generator's samples"
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,9 @@ def build_engine(
     if observer is not None:
         observer.ops(ops)
     source = source or single_source(settings)
-    generator, encoder = load_generator(source.path).to(device), load_encoder(source.path).to(device)
-    refiners = load_refiners(source.path, generator, encoder)
+    generator = load_generator(source.path).to(device)
+    encoder = load_encoder(source.encoder or source.path, generator).to(device)
+    refiners = load_refiners(source.encoder or source.path, generator, encoder)
     directions = load_directions(source.directions or source.path, generator_digest=generator.digest).to(device)
     log.info("ops", extra={"fields": {**ops, "device": str(device), "cuda_half": cuda_half()}})
     log.info("refinement", extra={"fields": refiners.told})
@@ -144,9 +145,9 @@ def build_engine(
 
 
 def single_source(settings: EngineConfig) -> Source:
-    """The model of --model and --directions."""
+    """The model of --model, --encoder and --directions."""
     path = settings.model or config.DEFAULT_MODEL
-    return Source(Path(path).name, "", path, settings.directions)
+    return Source(Path(path).name, "", path, settings.directions, settings.encoder)
 
 
 def build_models(settings: EngineConfig, metrics: Metrics) -> Models:

@@ -26,6 +26,7 @@ from legato.models.generator import Generator, Noise
 from legato.types import DirectionInfo, Edit, Space
 
 KIND = "directions"
+FILE = "directions.safetensors"
 
 
 class Drawing(Protocol):
@@ -251,7 +252,12 @@ def load_directions(path_or_name: str | Path, *, generator_digest: str | None = 
     Raises ModelFileError where the file is missing or damaged, or was fitted on a generator with another digest than
     the one given.
     """
-    path = resolve(path_or_name, "directions.safetensors")
+    path = resolve(path_or_name, FILE)
+    if path.name == FILE and path.parent.is_dir() and not path.exists():
+        raise ModelFileError(
+            f"no model file at {path}: this model has no directions to edit along. Find some with: legato directions "
+            f"sefa --model {path.parent} --out {path}"
+        )
     header, tensors = read_tensors(path, kind=KIND)
     try:
         infos = {name: DirectionInfo(**fields) for name, fields in header.config["infos"].items()}

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from legato import cli
 from legato.errors import ModelFileError
 from legato.models import Generator, GeneratorConfig, ImageEncoder, load_encoder, load_generator, save_model
 from legato.models.encoders import StyleEncoder
 from legato.models.files import read_header
+from legato.offline.networks import load_model
 from tests.models.encoders.public import State, checkpoint, codes, random_state
 from tests.models.formats.writers import rosinality_state
 from tests.tolerances import ENCODER_ROUNDING
@@ -42,6 +44,14 @@ def generator(resolution: int = 32, w_dim: int = DIM) -> Generator:
     made = Generator(config).requires_grad_(False).eval()
     made.w_avg.normal_()
     return made
+
+
+def both(path: Path, state: State, average: Tensor) -> Path:
+    """An e4e checkpoint with its decoder."""
+    names = {f"encoder.{name}": t for name, t in state.items()}
+    names |= {f"decoder.{name}": t for name, t in rosinality_state(generator()).items()}
+    torch.save({"state_dict": names, "latent_avg": average, "opts": E4E}, path)
+    return path
 
 
 def whole(state: State, images: Tensor, *, progressive: bool) -> Tensor:
@@ -74,6 +84,26 @@ def test_converted_it_is_the_same_to_the_bit(tmp_path: Path, state: State, avera
     assert torch.equal(again(images), encoder(images))
 
 
+def test_a_folder_made_by_convert_is_a_model(tmp_path: Path, state: State, average: Tensor, images: Tensor) -> None:
+    path = both(tmp_path / "e4e.pt", state, average)
+    for network in ("generator", "encoder"):
+        assert cli.main(["convert", str(path), str(tmp_path / "model"), "--network", network]) == 0
+    encoder = load_encoder(tmp_path / "model", load_generator(tmp_path / "model"))
+    assert torch.equal(encoder(images), load_encoder(path)(images))
+    recipe = read_header(tmp_path / "model" / "encoder.safetensors").recipe
+    assert recipe["origin"]["file"] == "e4e.pt"
+
+
+def test_a_checkpoint_of_both_is_a_model(tmp_path: Path, state: State, average: Tensor) -> None:
+    """For the offline commands, without converting it."""
+    path = both(tmp_path / "e4e.pt", state, average)
+    assert isinstance(load_model(str(path)).encoder, StyleEncoder)
+    plain = tmp_path / "g.pt"
+    torch.save({"g_ema": rosinality_state(generator()), "latent_avg": torch.zeros(DIM)}, plain)
+    assert load_model(str(plain)).encoder is None
+    assert isinstance(load_model(str(plain), encoder=str(path)).encoder, StyleEncoder)
+
+
 @pytest.mark.parametrize("starts", [False, None])
 def test_the_mean_latent_is_added_only_where_the_options_say_so(
     tmp_path: Path, state: State, average: Tensor, starts: bool | None
@@ -101,11 +131,7 @@ def test_without_a_mean_latent_the_generators_is_taken(tmp_path: Path, state: St
 
 def test_beside_its_decoder(tmp_path: Path, state: State, average: Tensor) -> None:
     """One file is both networks."""
-    owner = generator()
-    names = {f"encoder.{name}": t for name, t in state.items()}
-    names |= {f"decoder.{name}": t for name, t in rosinality_state(owner).items()}
-    path = tmp_path / "e4e.pt"
-    torch.save({"state_dict": names, "latent_avg": average, "opts": E4E}, path)
+    path = both(tmp_path / "e4e.pt", state, average)
     decoder = load_generator(path)
     encoder = load_encoder(path, decoder)
     picture = torch.rand(1, 3, 32, 32)

@@ -44,6 +44,7 @@ class ResidualEncoder(PyramidEncoder):
             config = EncoderConfig(sizes.resolution, sizes.num_layers, sizes.w_dim, base)
             made = cls(config, autocast_dtype=encoder.autocast_dtype).to(encoder.w_avg.device)
             made.w_avg.copy_(encoder.w_avg)
+            nn.init.normal_(made.offset_weight)  # behind layers of zeros another zero would never learn
             return made
         made = cls(encoder.config, autocast_dtype=encoder.autocast_dtype).to(encoder.w_avg.device)
         learned = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}

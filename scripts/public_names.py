@@ -10,7 +10,7 @@ import json
 import pkgutil
 import sys
 
-PACKAGES = ("legato", "legato_client")
+PACKAGES = ("legato", "legato_align", "legato_client")
 
 
 def public_names() -> dict[str, list[str]]:

@@ -139,3 +139,7 @@ ENCODER_ROUNDING = Tolerance(rtol=1e-9, atol=1e-9)  # float64, 60 convolutions w
 # A device that captures its computations.
 GRAPH_RMS = 2e-3  # of the codes' deviation; rows share a batch of another size, and Adam begins with the sign alone
 GRAPH_LEVELS = 0.1  # of 255, mean; the same
+# Footage.
+CROP_ROUNDING = Tolerance(rtol=1e-9, atol=1e-9)  # float64 geometry by another way
+CROP_LEVELS = Tolerance(rtol=0.0, atol=1.0)  # of 255; means of rounded pixels
+SOUND_SECONDS = 2e-3  # .mkv writes times in milliseconds

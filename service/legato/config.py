@@ -59,6 +59,12 @@ class ServerConfig:
     )
     codec_threads: int = setting(2, "threads that decode and encode images", unit="threads", minimum=1, maximum=256)
     allow_model_control: bool = setting(False, "let clients load and unload models; there is no authentication")
+    face_detector: str = setting(
+        "auto",
+        "finds the faces of sessions that ask for alignment (docs/footage.md)",
+        choices=("auto", "yunet", "haar", "lbp", "mediapipe"),
+    )
+    face_model: str = setting("", "file of the face detector: YuNet's .onnx or MediaPipe's .task")
     log_format: str = setting("auto", "auto: human on a terminal, else json", choices=("auto", "human", "json"))
     log_level: str = setting(
         "info", "least severe log line that is written", choices=("debug", "info", "warning", "error")

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from legato.alignment import SessionAligner
 from legato.errors import InvalidInput, LegatoError, Overloaded, ProtocolViolation
 from legato.options import Change, DropReason, Policy, Settings
 from legato.types import FrameAnswer
@@ -38,6 +39,7 @@ class Session:
 
     Args:
         credits: frames that may be in flight under ORDERED; one more is dropped as QUEUE_FULL.
+        aligner: finds the face in its frames, where the client asked for that.
         observer: hears of each frame twice, when it comes in and when it settles; not of one that is sent again.
 
     The stream sets `wake`, which is called after every change that may let a frame start or an answer leave.
@@ -53,11 +55,13 @@ class Session:
         settings: Settings,
         credits: int,
         observer: FrameObserver | None = None,
+        aligner: SessionAligner | None = None,
     ) -> None:
         self.id = id
         self.slot = slot
         self.model = model
         self.policy = policy
+        self.aligner = aligner
         self.credits = credits
         self.stats = Stats()
         self.last_seq = 0  # the newest frame that was taken in

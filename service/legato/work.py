@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from legato.options import DropReason, Settings
 from legato.types import FrameAnswer
+from legato_align.aligner import Alignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Work:
     taken: bool = False
     submitted: bool = False  # the engine has it
     decode_seconds: float = 0.0
+    alignment: Alignment | None = None  # where the session asked for it
     outcome: Outcome | None = None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "service"
 CLIENT = ROOT / "clients" / "python"
-OWN_PACKAGES = ("legato", "legato_client", "legato_pb")
+OWN_PACKAGES = ("legato", "legato_align", "legato_client", "legato_pb")
 
 
 @cache

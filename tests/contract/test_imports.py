@@ -46,7 +46,8 @@ class Environment(type(os.environ)):
     def __getitem__(self, key):
         caller, depth = sys._getframe(1), 0
         while caller and depth < 3:
-            if caller.f_globals.get("__name__", "").split(".")[0] in {"legato", "legato_client", "legato_pb"}:
+            name = caller.f_globals.get("__name__", "").split(".")[0]
+            if name in {"legato", "legato_align", "legato_client", "legato_pb"}:
                 seen.append(f"{caller.f_globals['__name__']} read ${key}")
                 break
             caller, depth = caller.f_back, depth + 1

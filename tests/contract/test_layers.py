@@ -16,6 +16,20 @@ STAGES: list[set[str]] = [
     {"errors"},
     {"types", "settings"},
     {"background", "calls", "config", "costs", "images", "logs", "memory", "options", "pressure", "spare"},
+    {"types"},
+    {
+        "alignment",
+        "background",
+        "calls",
+        "config",
+        "costs",
+        "images",
+        "logs",
+        "memory",
+        "options",
+        "pressure",
+        "spare",
+    },
     {"repository", "slots", "turns"},
     {"devices", "ops"},
     {"models"},
@@ -55,6 +69,7 @@ TORCH_FREE = [
     "repository",
     "served",
     "models_served",
+    "alignment",
 ]
 LEGATO = SERVICE / "legato"
 
@@ -108,7 +123,19 @@ def test_client_imports_neither_torch_nor_the_server() -> None:
         f"{relative(path)}:{line} imports {name}"
         for path in python_files(CLIENT)
         for name, line in imports(path)
-        if name.split(".")[0] in {"torch", "legato", "cv2"}
+        if name.split(".")[0] in {"torch", "legato"}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_opencv_is_for_alignment_alone_and_alignment_for_both_sides() -> None:
+    """The client works without OpenCV; what finds faces knows neither client nor wire: the server uses it, too."""
+    align = CLIENT / "legato_align"
+    wrong = [
+        f"{relative(path)}:{line} imports {name}"
+        for path in python_files(CLIENT)
+        for name, line in imports(path)
+        if name.split(".")[0] in ({"legato_client", "legato_pb"} if path.is_relative_to(align) else {"cv2"})
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -3,6 +3,7 @@
 `Client` is for threads, `AsyncClient` for asyncio; both speak the same protocol and give the same values.
 """
 
+from legato_client.alignment import Alignment, FrameAlignment
 from legato_client.async_client import AsyncClient
 from legato_client.async_session import AsyncSession
 from legato_client.client import Client
@@ -49,6 +50,7 @@ from legato_client.types import (
 )
 
 __all__ = [
+    "Alignment",
     "Answer",
     "AsyncClient",
     "AsyncSession",
@@ -65,6 +67,7 @@ __all__ = [
     "Edit",
     "Failed",
     "Frame",
+    "FrameAlignment",
     "FrameResult",
     "Image",
     "InvalidEdit",

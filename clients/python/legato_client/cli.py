@@ -10,25 +10,17 @@ from dataclasses import asdict
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from legato_client import models_command
 from legato_client.bench_command import add_options, bench
 from legato_client.channel import DEFAULT_ADDRESS
 from legato_client.client import Client
-from legato_client.clip import Filled, paced, through
 from legato_client.errors import InvalidEdit, LegatoError
-from legato_client.images import Image
-from legato_client.invert_command import invert, save_arrays
-from legato_client.media import MediaError, Source, open_source
-from legato_client.report import Meter
-from legato_client.session import Session
-from legato_client.types import Budget, Edit, Outputs
-from legato_client.variant_option import Sinks, add_variant_option, named
+from legato_client.invert_command import invert
+from legato_client.media import MediaError
+from legato_client.stream_command import add_stream_options, stream
+from legato_client.types import Edit
+from legato_client.variant_option import add_variant_option
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,58 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def stream(args: argparse.Namespace) -> None:
-    """A clip in, a clip out: exactly as many frames."""
-    source = open_source(args.input, args.fps)
-    show = args.show or ("edited" if args.edit else "reconstruction")
-    if show == "edited" and not args.edit:
-        raise InvalidEdit("--show edited needs an --edit NAME=STRENGTH")
-    variants, edits = named(args.variant), args.edit if show == "edited" else ()
-    sink = Sinks(args.output, tuple(variants), source.rate, source.tick)
-    outputs = Outputs(
-        reconstruction=show == "reconstruction",
-        edited=bool(edits or variants),
-        latents=args.latents is not None,
-        format=sink.format,
-    )
-    meter, track = Meter(), _Track()
-    with Client(args.server) as client:
-        budget = Budget(max_steps=args.steps)
-        opening = client.open(
-            model=args.model, edits=edits, variants=variants, policy=args.policy, budget=budget, outputs=outputs
-        )
-        with opening as session, sink:
-            try:
-                for filled in _with_progress(session, source, meter, args.live):
-                    shown = filled.result.edited if show == "edited" else filled.result.reconstruction
-                    sink.write(cast(Image, shown), filled.result.variants, filled.shot)
-                    track.add(filled, source.tick)
-            finally:
-                if args.latents is not None and track.times:
-                    track.save(args.latents, session)
-    count = len(track.times)
-    report = meter.report(count, count)
-    if args.json:
-        facts: dict[str, Any] = {"model": session.model.name, "model_digest": session.model.digest, "show": show}
-        facts["variants"] = {name: str(path) for name, path in sink.paths.items()}
-        print(json.dumps({**report, "frames_replaced": sum(track.replaced), **facts}, indent=2))
-        return
-    side, age = session.model.resolution, report["frame_age_ms"]
-    quality = "" if report["psnr_db"] is None else f"{report['psnr_db']:.2f} dB, "
-    print(
-        f"{args.output}: {count} frames of {side}x{side} ({show}), {report['fps']:.1f} frames/s, "
-        f"{quality}age {age['p50']:.0f} ms median, {age['p95']:.0f} ms p95"
-    )
-    for name, path in sink.paths.items():
-        print(f"{path}: variant {name}")
-    if any(track.replaced):
-        print(
-            f"{sum(track.replaced)} frames were not answered ({meter.dropped} dropped, {meter.failed} failed) and show "
-            f"the last good one{f'; the first said: {meter.complaint}' if meter.complaint else ''}",
-            file=sys.stderr,
-        )
-
-
 def directions(args: argparse.Namespace) -> None:
     """The named editing directions of a model."""
     with Client(args.server) as client:
@@ -108,37 +48,6 @@ def directions(args: argparse.Namespace) -> None:
     for direction in found:
         measured = f"response {direction.response:5.2f}  leakage {direction.leakage:5.2f}  {direction.space:2}"
         print(f"{direction.name:{width}}  {measured}  {direction.description}".rstrip())
-
-
-class _Track:
-    """What a clip leaves beside its pictures: times, latents, which frames stand in for others."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.replaced: list[bool] = []
-        self._latents: list[NDArray[np.float32]] = []
-
-    def add(self, filled: Filled, tick: Fraction) -> None:
-        self.times.append(float(filled.shot.pts * tick))
-        self.replaced.append(filled.replaced)
-        if filled.result.latents is not None:
-            self._latents.append(filled.result.latents)
-
-    def save(self, path: Path, session: Session) -> None:
-        """latents float32 [T, L, D], time_seconds [T], replaced bool [T], model and its digest."""
-        save_arrays(
-            path,
-            latents=np.stack(self._latents),
-            time_seconds=np.array(self.times),
-            replaced=np.array(self.replaced),
-            model=session.model.name,
-            model_digest=session.model.digest,
-        )
-
-
-def _with_progress(session: Session, source: Source, meter: Meter, live: bool) -> Any:
-    frames = paced(source.frames(), source.tick) if live else source.frames()
-    return tqdm(through(session, frames, meter), total=source.count, unit="frame", disable=None, file=sys.stderr)
 
 
 def edit_argument(text: str) -> Edit:
@@ -198,14 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a clip in, a clip out, frame for frame",
         description="A clip in, a clip out: exactly as many frames, at the same times. The output is a square of the "
         "model's size; other aspects come letterboxed. A frame that could not be answered shows the last good one. "
-        "Sound is not carried over.",
+        "The sound of a video goes along untouched. With --align face the output is the whole frames, with their face "
+        "put back.",
     )
-    clip.add_argument("input", type=Path, metavar="IN", help="a video file, or a folder of PNG or JPEG files")
-    clip.add_argument("output", type=Path, metavar="OUT", help="a .mp4, .mkv, .mov or .webm file, or a folder")
-    clip.add_argument("--policy", choices=("ordered", "latest"), default="ordered", help="(default: %(default)s)")
-    clip.add_argument("--show", choices=("reconstruction", "edited"), help="default: edited, if there is an --edit")
     clip.add_argument("--fps", type=_rate, default=Fraction(25), help="of a folder's frames (default: %(default)s)")
-    clip.add_argument("--live", action="store_true", help="send each frame at its time, as a camera would")
+    add_stream_options(clip)
     clip.set_defaults(run=stream)
 
     inverted = commands.add_parser(

@@ -1,6 +1,6 @@
-"""Clips on disk: video files (with PyAV, the extra `video`) and folders of PNG or JPEG, as frames in and frames out.
+"""Frames in and frames out: video files (with PyAV, the extra `video`), folders of PNG or JPEG, and devices.
 
-A video keeps its frame times; a folder keeps its names. Frames are square on the way out, whatever they were.
+A video keeps its frame times and its sound; a folder keeps its names.
 """
 
 from __future__ import annotations
@@ -25,13 +25,19 @@ class MediaError(Exception):
     """A clip that cannot be read or written; the message says what was wanted and what to do."""
 
 
+class Stopped(Exception):
+    """The user closed the window that frames are shown in; the stream ends in good order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """Where one frame belongs: its place in the clip, its time in ticks of the clip's `tick`, its name."""
+    """Where one frame belongs: its place in the clip, its time in ticks of the clip's `tick`, its name, and how many
+    ticks it is shown (0: until the next)."""
 
     index: int
     pts: int
     name: str
+    ticks: int = 0
 
 
 class Source(Protocol):
@@ -45,9 +51,10 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """A clip to write. `format` is what it likes to be given."""
+    """A clip to write. `format` is what it likes to be given; `note` says what of it could not be written."""
 
     format: ImageFormat
+    note: str
 
     def write(self, image: Image, shot: Shot) -> None: ...
     def close(self) -> None: ...
@@ -57,20 +64,42 @@ class Sink(Protocol):
     ) -> None: ...
 
 
+def is_device(path: Path) -> bool:
+    """Whether a name means a camera (`camera:0`), a window (`window`) or a virtual camera (`virtualcam`)."""
+    return re.fullmatch(r"camera:\d+|window|virtualcam", str(path)) is not None
+
+
 def open_source(path: Path, rate: Fraction) -> Source:
-    """The clip at `path`; `rate` is for folders, which have none. Raises MediaError for what is no clip."""
+    """The clip at `path`, or a camera, `camera:0`; `rate` is for folders, which have none.
+
+    Raises MediaError for what is no clip and for a camera that is not there.
+    """
+    if is_device(path):
+        kind, _, index = str(path).partition(":")
+        if kind != "camera":
+            raise MediaError(f"{path} is an output; an input is a video file, a folder, or camera:0")
+        camera: Source = _part("devices").CameraSource(int(index))
+        return camera
     if path.is_dir():
         return FolderSource(path, rate)
     if not path.exists():
         raise MediaError(f"{path} does not exist; a clip is a video file or a folder of PNG or JPEG files")
-    source: Source = _video().VideoSource(path)
+    source: Source = _part("video").VideoSource(path)
     return source
 
 
-def open_sink(path: Path, rate: Fraction, tick: Fraction) -> Sink:
-    """A clip to write at `path`: a video for a video's suffix, otherwise a folder of PNG files."""
+def open_sink(path: Path, rate: Fraction, tick: Fraction, sound_of: Source | None = None) -> Sink:
+    """A clip to write at `path`: a video for a video's suffix, with the sound of `sound_of` where that has one; a
+    `window` or `virtualcam`; otherwise a folder of PNG files. Raises MediaError."""
+    sink: Sink
+    if is_device(path):
+        if str(path) not in ("window", "virtualcam"):
+            raise MediaError(f"{path} is an input; an output is a video file, a folder, window, or virtualcam")
+        devices = _part("devices")
+        sink = devices.WindowSink() if str(path) == "window" else devices.VirtualCameraSink(rate)
+        return sink
     if path.suffix.lower() in VIDEO_CODECS:
-        sink: Sink = _video().VideoSink(path, rate, tick)
+        sink = _part("video").VideoSink(path, rate, tick, sound_of)
         return sink
     if path.suffix and not path.is_dir():
         raise MediaError(f"{path}: the output is {', '.join(VIDEO_CODECS)}, or a folder (a name without a suffix)")
@@ -102,6 +131,7 @@ class FolderSink:
     """A folder of PNG files, named as the frames that came in. It appears with its first frame."""
 
     format: ImageFormat = "png"
+    note = ""
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_dir():
@@ -130,9 +160,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
-def _video() -> ModuleType:
+def _part(name: str) -> ModuleType:
+    """A module that needs an extra, imported where it is first wanted."""
     try:
-        return importlib.import_module("legato_client.video")
+        return importlib.import_module(f"legato_client.{name}")
     except ModuleNotFoundError as error:
         if error.name != "av":
             raise

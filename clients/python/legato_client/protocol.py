@@ -15,7 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from legato_client import alignment as aligning
 from legato_client import wire
+from legato_client.alignment import Alignment
 from legato_client.answers import Answers
 from legato_client.errors import (
     ConnectionLost,
@@ -66,6 +68,7 @@ class StreamProtocol:
         in_flight: int = 0,
         answers_ahead: int = 64,
         frames_as: FrameEncoding = "auto",
+        alignment: Alignment | None = None,
         resume_token: str = "",
         last_seq: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -96,6 +99,7 @@ class StreamProtocol:
             budget=wire.budget(budget),
             output=wire.outputs(outputs),
             credits=answers_ahead,
+            alignment=aligning.message(alignment),
         )
         request = pb.Open(model=model, options=options, resume_token=resume_token, last_seq=last_seq)
         self._outbox.append(pb.StreamRequest(open=request))

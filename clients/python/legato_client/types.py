@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from legato_client.alignment import Alignment, FrameAlignment
 from legato_client.errors import InvalidEdit, InvalidInput, LegatoError, from_reason
 from legato_client.images import Image, ImageFormat, Picture
 from legato_client.model_types import ModelInfo, ModelRef
@@ -34,8 +35,6 @@ class Edit:
 
 
 Edits: TypeAlias = Iterable[Edit] | Mapping[str, float]
-
-
 Variants: TypeAlias = Iterable[Edits] | Mapping[str, Edits]
 
 
@@ -133,6 +132,7 @@ class FrameResult:
     age_seconds: float
     variants: Mapping[str, Image] = field(default_factory=dict)
     model: ModelRef = field(default_factory=ModelRef, repr=False)
+    alignment: FrameAlignment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +284,8 @@ class SessionOptions(TypedDict, total=False):
     """Answers that may wait here until they are taken; the server holds further ones back."""
     frames_as: FrameEncoding
     """How arrays travel: "raw", "jpeg" (quality 95), or "auto": raw up to 256 x 256 pixels. Bytes travel untouched."""
+    alignment: Alignment | None
+    """The server finds the face in every frame, of any shape. None: frames are crops already."""
     resume_token: str
     """Continues the session of an earlier stream that was cut."""
     last_seq: int

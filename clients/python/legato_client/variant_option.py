@@ -13,7 +13,7 @@ from typing import Self
 
 from legato_client.errors import InvalidEdit
 from legato_client.images import Image
-from legato_client.media import FolderSink, MediaError, Shot, Sink, open_sink
+from legato_client.media import FolderSink, MediaError, Shot, Sink, Source, open_sink
 from legato_client.types import Edit
 
 Named = tuple[str, tuple[Edit, ...]]
@@ -64,15 +64,28 @@ def beside(path: Path, name: str) -> Path:
 class Sinks:
     """The clip to write, and one beside it for each variant."""
 
-    def __init__(self, output: Path, variants: Sequence[str], rate: Fraction, tick: Fraction) -> None:
+    def __init__(
+        self,
+        output: Path,
+        variants: Sequence[str],
+        rate: Fraction,
+        tick: Fraction,
+        sound_of: Source | None = None,
+    ) -> None:
         self.paths = {name: beside(output, name) for name in variants}
-        self._first = open_sink(output, rate, tick)
+        self._first = open_sink(output, rate, tick, sound_of)
         folder = isinstance(self._first, FolderSink)  # its name may look like that of a file: out.happy
         self._others: dict[str, Sink] = {
-            name: FolderSink(path) if folder else open_sink(path, rate, tick) for name, path in self.paths.items()
+            name: FolderSink(path) if folder else open_sink(path, rate, tick, sound_of)
+            for name, path in self.paths.items()
         }
         self.format = self._first.format
         self._stack = ExitStack()
+
+    @property
+    def note(self) -> str:
+        """What could not be written."""
+        return self._first.note
 
     def write(self, image: Image, variants: Mapping[str, Image], shot: Shot) -> None:
         self._first.write(image, shot)

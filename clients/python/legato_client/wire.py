@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from legato_client import images
+from legato_client import alignment, images
 from legato_client.errors import InvalidInput, MessageTooLarge, ServerError
 from legato_client.images import Image, ImageFormat, Picture
 from legato_client.model_types import ModelInfo, ModelRef
@@ -218,6 +218,7 @@ def read_result(message: pb.FrameResult, age_seconds: float) -> FrameResult:
         age_seconds=age_seconds,
         variants=read_variants(message.variants),
         model=read_ref(message.model_ref),
+        alignment=alignment.read(message.alignment) if message.HasField("alignment") else None,
     )
 
 

@@ -217,6 +217,7 @@ class SessionOptions(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
     policy: Global___DeliveryPolicy.ValueType
     """unspecified: ORDERED"""
     credits: _builtins.int
@@ -233,6 +234,10 @@ class SessionOptions(_message.Message):
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
         """further edited images of every frame, beside `edited`"""
 
+    @_builtins.property
+    def alignment(self) -> Global___AlignmentOptions:
+        """absent: frames are crops already, as the model knows them"""
+
     def __init__(
         self,
         *,
@@ -242,14 +247,53 @@ class SessionOptions(_message.Message):
         output: Global___OutputOptions | None = ...,
         credits: _builtins.int = ...,
         variants: _abc.Iterable[Global___Variant] | None = ...,
+        alignment: Global___AlignmentOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "budget", b"budget", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "credits", b"credits", "edits", b"edits", "output", b"output", "policy", b"policy", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "budget", b"budget", "credits", b"credits", "edits", b"edits", "output", b"output", "policy", b"policy", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionOptions: _TypeAlias = SessionOptions  # noqa: Y015
+
+@_typing.final
+class AlignmentOptions(_message.Message):
+    """The server finds the face in every frame and inverts its crop. A frame without one fails with NO_FACE."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCK_SCALE_FIELD_NUMBER: _builtins.int
+    MIN_CUTOFF_HZ_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    DOWN_FIELD_NUMBER: _builtins.int
+    lock_scale: _builtins.bool
+    """keep the crop's size"""
+    min_cutoff_hz: _builtins.float
+    """of the One-Euro filter; 0: the default. Lower is steadier"""
+    beta: _builtins.float
+    """of the One-Euro filter; 0: the default. Higher lags less"""
+    scale: _builtins.float
+    """the model's own crop: so many times as wide as FFHQ's; 0: 1"""
+    down: _builtins.float
+    """and so many of its sides lower"""
+    def __init__(
+        self,
+        *,
+        lock_scale: _builtins.bool = ...,
+        min_cutoff_hz: _builtins.float = ...,
+        beta: _builtins.float = ...,
+        scale: _builtins.float = ...,
+        down: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beta", b"beta", "down", b"down", "lock_scale", b"lock_scale", "min_cutoff_hz", b"min_cutoff_hz", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlignmentOptions: _TypeAlias = AlignmentOptions  # noqa: Y015
 
 @_typing.final
 class Edit(_message.Message):
@@ -736,6 +780,7 @@ class FrameResult(_message.Message):
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
     MODEL_REF_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     server_seconds: _builtins.float
     """arrival to answer"""
@@ -763,6 +808,10 @@ class FrameResult(_message.Message):
     def model_ref(self) -> Global___ModelRef:
         """what computed it"""
 
+    @_builtins.property
+    def alignment(self) -> Global___FrameAlignment:
+        """where the session asked for alignment"""
+
     def __init__(
         self,
         *,
@@ -778,10 +827,11 @@ class FrameResult(_message.Message):
         capture_time: _builtins.float = ...,
         variants: _abc.Iterable[Global___VariantImage] | None = ...,
         model_ref: Global___ModelRef | None = ...,
+        alignment: Global___FrameAlignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction", "seq", b"seq", "server_seconds", b"server_seconds", "state_version", b"state_version", "steps", b"steps", "timings", b"timings", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "capture_time", b"capture_time", "edited", b"edited", "latents", b"latents", "model_ref", b"model_ref", "quality", b"quality", "reconstruction", b"reconstruction", "seq", b"seq", "server_seconds", b"server_seconds", "state_version", b"state_version", "steps", b"steps", "timings", b"timings", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -842,6 +892,50 @@ class ModelRef(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
+
+@_typing.final
+class FrameAlignment(_message.Message):
+    """The square crop of the frame that was inverted, in its pixels, centers at integers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIGNED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    ANGLE_FIELD_NUMBER: _builtins.int
+    aligned: _builtins.bool
+    """it is a face's"""
+    held: _builtins.bool
+    """no detection in this frame: carried on from earlier ones"""
+    confidence: _builtins.float
+    """0..1"""
+    x: _builtins.float
+    """its center"""
+    y: _builtins.float
+    side: _builtins.float
+    angle: _builtins.float
+    """radians, clockwise"""
+    def __init__(
+        self,
+        *,
+        aligned: _builtins.bool = ...,
+        held: _builtins.bool = ...,
+        confidence: _builtins.float = ...,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+        side: _builtins.float = ...,
+        angle: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "angle", b"angle", "confidence", b"confidence", "held", b"held", "side", b"side", "x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameAlignment: _TypeAlias = FrameAlignment  # noqa: Y015
 
 @_typing.final
 class Latents(_message.Message):

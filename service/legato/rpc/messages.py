@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato.errors import InvalidInput
-from legato.images import fit
+from legato.images import Pixels, fit
 from legato.options import Budget, Change, DropReason, Encoding, ImageFormat, Policy, Settings, Variant
-from legato.rpc import codec
+from legato.rpc import aligning, codec
 from legato.rpc.edits import EditRules
 from legato.session import Session
 from legato.types import MAX_EDIT_STRENGTH, DirectionInfo, Flow, Frame, FrameAnswer, ModelInfo, Outputs
@@ -105,16 +105,19 @@ class Reader:
 
     def frame(self, image: pb.Image) -> Frame:
         """The image, decoded and fitted to the model's square: [R, R, 3]. CPU work; not for the event loop."""
-        pixels = codec.decode(
+        return Frame(fit(self.pixels(image, 2 * self.model.resolution), self.model.resolution))
+
+    def pixels(self, image: pb.Image, at_least: int = 0) -> Pixels:
+        """The image, decoded: [H, W, 3]; a JPEG may be scaled down to `at_least` pixels (0: never)."""
+        return codec.decode(
             self._format(image.format, "image.format"),
             image.data,
             width=image.width,
             height=image.height,
             max_bytes=self.max_message_bytes,
             max_pixels=self.max_pixels,
-            at_least=2 * self.model.resolution,
+            at_least=at_least,
         )
-        return Frame(fit(pixels, self.model.resolution))
 
     def size(self, image: pb.Image) -> tuple[int, int]:
         """Width and height of an image as it was sent."""
@@ -210,6 +213,7 @@ def result(work: Work, answer: FrameAnswer, ref: pb.ModelRef) -> pb.FrameResult:
         state_version=answer.state_version,
         capture_time=work.capture_time,
         model_ref=ref,
+        alignment=aligning.message(work.alignment),
     )
     stages = {"decode": work.decode_seconds, **answer.stage_seconds, "encode_image": time.perf_counter() - start}
     stages["queue"] = 0.0

@@ -25,6 +25,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from legato.alignment import FaceFinder
 from legato.config import Config
 from legato.errors import ConfigError, LegatoError, ShuttingDown
 from legato.metrics import Metrics, MetricsPage
@@ -70,6 +71,7 @@ class Server:
         self._clips: ClipDesk | None = None
         self._watch: asyncio.Task[None] | None = None
         self.failed = asyncio.Event()  # the engine has failed, and all clients were told
+        self._faces = FaceFinder(self._config.face_detector, self._config.face_model)
         self._health = health.aio.HealthServicer()
         self._threads = ThreadPoolExecutor(self._config.codec_threads, thread_name_prefix="legato-codec")
 
@@ -188,7 +190,7 @@ class Server:
             max_steps=self._limits.max_steps,
         )
         ref = model_ref(engine.model)
-        return Parts(engine, reader, ref, self._metrics, self._threads, config.deadline_seconds)
+        return Parts(engine, reader, ref, self._metrics, self._threads, config.deadline_seconds, self._faces)
 
     async def _all_over(self, seconds: float) -> None:
         """Waits for streams and clips to end, but not for longer."""

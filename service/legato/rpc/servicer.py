@@ -14,7 +14,7 @@ import grpc
 
 from legato.errors import LegatoError, NotFound, ProtocolViolation, ShuttingDown
 from legato.models_served import Models
-from legato.rpc import messages
+from legato.rpc import aligning, messages
 from legato.rpc.clip import ClipDesk
 from legato.rpc.control import ModelControl
 from legato.rpc.interceptors import Context
@@ -89,6 +89,7 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
         parts = self._parts_of(served)
         reader = parts.reader
         policy, settings = reader.policy(request.options.policy), reader.settings(request.options)
+        aligner = aligning.aligner(parts.faces, request.options)
 
         def make(id: str, slot: int) -> Session:
             return Session(
@@ -99,6 +100,7 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
                 settings=settings,
                 credits=self._credits,
                 observer=parts.metrics,
+                aligner=aligner,
             )
 
         entry, token = self._store.open(served, make)

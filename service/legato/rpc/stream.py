@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from legato.alignment import FaceFinder
 from legato.errors import DeadlineMissed, InvalidInput, LegatoError, Overloaded, ProtocolViolation, ShuttingDown
 from legato.metrics import Metrics
 from legato.options import Change, DropReason, Policy
-from legato.rpc import messages
+from legato.rpc import aligning, messages
 from legato.rpc.interceptors import Context, unexpected
 from legato.session import Session
 from legato.types import Flow, Frame, FrameAnswer, FrameJob
@@ -50,6 +51,7 @@ class Parts:
     metrics: Metrics
     threads: Executor  # for image codecs
     deadline_seconds: float
+    faces: FaceFinder
 
 
 class SessionStream:
@@ -201,7 +203,7 @@ class SessionStream:
         start = time.perf_counter()
         reader = self.parts.reader
         flow = reader.flow(request.flow) if request.HasField("flow") else None
-        frame = reader.frame(request.image)
+        frame = aligning.frame(reader, self.session.aligner, request, work)
         work.decode_seconds = time.perf_counter() - start
         return frame, flow
 

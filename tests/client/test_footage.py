@@ -254,7 +254,6 @@ def test_the_server_aligns_as_the_client_does(server: LocalServer) -> None:
             assert a.alignment.crop.side == pytest.approx(b.alignment.crop.side)
             assert b.result.alignment is not None
             assert b.result.alignment.side == b.alignment.crop.side
-            assert np.abs(a.pixels.astype(int) - b.pixels).mean() < 1
 
 
 @pytest.fixture(scope="module")

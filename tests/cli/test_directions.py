@@ -106,6 +106,17 @@ def test_a_network_labels_random_codes(method: str, model: Path, network: Path, 
     assert read_header(out).recipe["method"] == method
 
 
+def test_a_direction_that_keeps_to_a_region(model: Path, tmp_path: Path) -> None:
+    out, mask = tmp_path / "r.safetensors", np.zeros((SIDE, SIDE), np.uint8)
+    mask[16:40, 8:48] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    wanted = ["--edit", "smile=2", "--edit", "yaw=-1", "--mask", str(tmp_path / "mask.png"), "--samples", "2"]
+    assert cli.main(["directions", "within", "--model", str(model), "--out", str(out), *wanted]) == 0
+    engine = build_engine(EngineConfig(model=str(model), directions=str(out), max_sessions=1, threads=1))
+    assert [(info.name, info.space) for info in engine.directions] == [("smile_within", "s"), ("yaw_within", "s")]
+    assert "of the plain edit's change" in engine.directions[0].description
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -116,6 +127,8 @@ def test_a_network_labels_random_codes(method: str, model: Path, network: Path, 
         (["boundary"], "boundary needs labels: --name NAME --positive PATH ... --negative PATH"),
         (["boundary", "--name", "x", "--positive", "a"], "between --positive and --negative"),
         (["style-space", "--attributes", "smile"], "give it with --network"),
+        (["within", "--edit", "smile=1"], "within takes --edit NAME=STRENGTH and --mask FILE"),
+        (["sefa", "--edit", "smile=1", "--mask", "m.png"], "and the others take neither"),
         (["sefa", "--space", "w+"], "--space belongs to style-space: sefa finds steps of W+"),
         (["boundary", "--network", "NETWORK", "--attributes", "hat"], "reads no hat; it reads smile, yaw, beard"),
         (["style-space", "--name", "x", "--positive", "nowhere"], "nowhere does not exist"),

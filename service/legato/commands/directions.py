@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from legato.commands._numbers import count
+from legato.commands._offline import edit_argument
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ ganspace    principal components of the codes of random z
 boundary    normal of a linear boundary between codes with and without what is asked for
 style-space the channels of the style space in which those with it stand out; with --space w+ each as the nearest step
             of the latents, which `legato edit` takes too
+within      directions of the model that keep to a region (Style Intervention), the same for every image: --edit, --mask
 
 The first two need no labels, and give --count directions. The others are given pictures (--positive, --negative;
 the model's encoder inverts them) and a --name, or an attribute network (--network) and names of its --attributes.
@@ -50,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("method", choices=("sefa", "ganspace", "boundary", "style-space"))
+    parser.add_argument("method", choices=("sefa", "ganspace", "boundary", "style-space", "within"))
     parser.add_argument("--model", default="heads-128", help="name or folder (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--sheet", metavar="FILE.png", type=Path, help="the picture (default: FILE with .png)")
@@ -59,12 +61,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--count", metavar="K", type=count, default=10, help="directions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled (default: %(default)s)")
     parser.add_argument(
-        "--samples", metavar="N", type=count, help="random codes (default: ganspace 300000, others 4096)"
+        "--samples", metavar="N", type=count, help="random codes (default: ganspace 300000, within 16, others 4096)"
     )
 
     parser.add_argument(
         "--space", choices=("s", "w+"), default="s", help="of style-space: what the channels are steps of (default: s)"
     )
+
+    parser.add_argument(
+        "--edit", action="append", type=edit_argument, default=[], metavar="NAME=STRENGTH", help="of within"
+    )
+    parser.add_argument("--mask", metavar="FILE", type=Path, help="of within: a picture, white where it may change")
 
     labels = parser.add_argument_group("labels")
     labels.add_argument("--name", help="of the direction that pictures show (with --positive)")
@@ -114,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     labeled = args.method in ("boundary", "style-space")
+    if (args.method == "within") != bool(args.edit and args.mask) or bool(args.edit) != bool(args.mask):
+        raise ConfigError("within takes --edit NAME=STRENGTH and --mask FILE, and the others take neither")
     if args.out.suffix != ".safetensors":
         raise ConfigError(f"--out {args.out}: directions are written as .safetensors")
     if args.sheet and args.sheet.suffix.lower() != ".png":
@@ -164,11 +173,29 @@ def _find(
                 on_batch=lambda seen: bar.update(seen - bar.n),
             )
         return principal.directions(generator, layers=layers), principal.provenance
+    if args.method == "within":
+        return _within(args, generator)
     labeled = _labeled(args, generator, network)
     names = args.attributes or [args.name]
     if args.method == "boundary":
         return boundary_directions(generator, labeled, names, conditions=args.condition, layers=layers, seed=args.seed)
     return channel_directions(generator, labeled, count=args.count, layers=layers, space=args.space)
+
+
+def _within(args: argparse.Namespace, generator: Generator) -> tuple[Directions, dict[str, Any]]:
+    from legato.editing.directions import load_directions
+    from legato.editing.regional import IMAGES, regional_directions
+    from legato.offline.diffusing import read_mask
+
+    known = load_directions(args.model, generator_digest=generator.digest)
+    mask, images = read_mask(args.mask, generator.config.resolution), args.samples or IMAGES
+    with progress(0, "step") as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return regional_directions(generator, known, args.edit, mask, images=images, seed=args.seed, on_step=tell)
 
 
 def _labeled(args: argparse.Namespace, generator: Generator, network: AttributeNetwork | None) -> dict[str, Labeled]:

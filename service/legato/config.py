@@ -121,7 +121,9 @@ class EngineConfig:
         choices=("auto", "float32", "bfloat16"),
     )
     flow: str = setting(
-        "dis", "optical flow between frames that come without their own: OpenCV's DIS, or RAFT", choices=("dis", "raft")
+        "dis",
+        "optical flow between frames that come without, where --refine-flow-weight asks: OpenCV's DIS or RAFT",
+        choices=("dis", "raft"),
     )
     flow_weights: str = setting("", "file of RAFT's weights, torchvision's raft_small or raft_large")
     residual_steps: int = setting(

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from legato.errors import BackendUnavailable, ModelFileError
+from legato.inversion import TrackerOptions
 from legato.models import raft
 from legato.models.raft import load_raft
 from legato.pipeline import Pipeline
@@ -85,11 +86,11 @@ def test_sides_that_raft_does_not_take(weights: Path, side: int) -> None:
 
 @needs_torchvision
 def test_a_pipeline_takes_the_flow_that_it_is_given(weights: Path) -> None:
-    model, asked = small_model(), Outputs(latents=True)
+    model, asked, held = small_model(), Outputs(latents=True), TrackerOptions(flow_weight=0.5)
     frames = stream(model, 2)
     found = []
     for flow in (None, load_raft(weights)):
-        pipeline = Pipeline(model.generator, model.encoder, model.directions, slots=1, flow=flow)
+        pipeline = Pipeline(model.generator, model.encoder, model.directions, slots=1, flow=flow, tracker=held)
         pipeline.run([FrameJob(0, 1, frames[0])])
         (answer,) = pipeline.run([FrameJob(0, 2, frames[1], outputs=asked, max_steps=2)])
         assert isinstance(answer, FrameAnswer)

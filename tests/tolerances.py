@@ -143,3 +143,8 @@ GRAPH_LEVELS = 0.1  # of 255, mean; the same
 CROP_ROUNDING = Tolerance(rtol=1e-9, atol=1e-9)  # float64 geometry by another way
 CROP_LEVELS = Tolerance(rtol=0.0, atol=1.0)  # of 255; means of rounded pixels
 SOUND_SECONDS = 2e-3  # .mkv writes times in milliseconds
+
+# Trainings on somebody's own images.
+RESAMPLED = Tolerance(rtol=1e-4, atol=1e-5)  # float32 coordinates of a bicubic kernel, color matrices multiplied through
+AUGMENTED_STATISTICS = 0.02  # of 20,000 images drawn at random
+AVERAGED_GRADIENTS = Tolerance(rtol=0.0, atol=1e-4)  # of the largest; half batches in float32, summed in another order

@@ -42,6 +42,14 @@ def fit(image: Pixels, resolution: int) -> Pixels:
     return square
 
 
+def crop(image: Pixels, resolution: int) -> Pixels:
+    """The central square of the image [H, W, 3], as [R, R, 3], C-contiguous."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return fit(image[top : top + side, left : left + side], resolution)
+
+
 def header_size(format: ImageFormat, data: bytes) -> tuple[int, int]:
     """Width and height of a JPEG or PNG, from the header alone. Raises InvalidImage."""
     if format is ImageFormat.JPEG:

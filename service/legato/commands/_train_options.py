@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from legato.images import crop
+
 if TYPE_CHECKING:
     from legato.train.data import Data
+    from legato.train.frames import HoldOut, Square
     from legato.train.training import Training
 
 Started = tuple["Training", Callable[[], Path]]  # and what exports it, telling where to
 
 
-def open_images(folder: Path, out: Path, resolution: int) -> Data:
+def open_images(
+    folder: Path, out: Path, resolution: int, *, hold_out: HoldOut | None = None, square: Square = crop
+) -> Data:
     """As `train.data.open_data`, decoded images kept in `out`, with a progress bar."""
     from tqdm import tqdm
 
@@ -23,4 +30,17 @@ def open_images(folder: Path, out: Path, resolution: int) -> Data:
         decoded: Iterable[Path] = tqdm(files, desc="decoding images", unit="img", leave=False, disable=None)
         return decoded
 
-    return open_data(folder, resolution, out, progress)
+    return open_data(folder, resolution, out, progress, hold_out=hold_out, square=square)
+
+
+def hold_out(text: str) -> HoldOut:
+    """last:N, or a share above 0 and up to 0.5."""
+    from legato.train.frames import HoldOut
+
+    name, colon, last = text.partition(":")
+    with contextlib.suppress(ValueError):
+        if colon and name == "last" and int(last) > 0:
+            return HoldOut(last=int(last))
+        if not colon and 0 < float(text) <= 0.5:
+            return HoldOut(every=round(1 / float(text)))
+    raise argparse.ArgumentTypeError(f"last:N with N from 1 on, or a share from above 0 to 0.5; got {text!r}")

@@ -6,15 +6,10 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from legato.commands import _train_curvature, _train_encoder
+from legato.commands import _train_curvature, _train_encoder, _train_generator
 from legato.commands._numbers import amount, count, seed
-from legato.commands._train_options import Started, open_images
 from legato.errors import ConfigError
-
-if TYPE_CHECKING:
-    from legato.train.recipes import Options
 
 EPILOG = """
 A training lives in the folder --out: checkpoint.pt, log.jsonl (losses and figures), samples.png, run.json (options),
@@ -25,11 +20,9 @@ On a CPU: one training at a time, with no more threads than idle cores (OMP_WAIT
 it). glibc gives the memory of every step back to the system and fetches it again; keeping it makes training in bfloat16
 about 1.3 times as fast:
   MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 legato train ...
-"""
-RECIPES = """
---recipe joint: an encoder and the generator as an autoencoder, from 16 pixels up, then a short adversarial stage, then
-the mapping network; for renders of heads, whose factors are known. Exports generator, encoder, directions and card.
---recipe gan: StyleGAN2 on any images. Exports the generator.
+
+On several GPUs of a machine (a generator; --batch is dealt out among them):
+  torchrun --nproc-per-node N -m legato train generator ...
 """
 
 
@@ -44,25 +37,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     generator = kinds.add_parser(
         "generator",
         help="a StyleGAN2 generator",
-        description=f"Trains a StyleGAN2 generator.\n{RECIPES}",
+        description=f"Trains a StyleGAN2 generator.\n{_train_generator.RECIPES}",
         epilog=EPILOG,
         formatter_class=style,
     )
-    generator.add_argument("--recipe", choices=("joint", "gan"), default="joint", help="(default: %(default)s)")
-    generator.add_argument(
-        "--data",
-        metavar="FOLDER",
-        type=Path,
-        required=True,
-        help="what `legato render --dataset` made; with --recipe gan any images, too (their central squares)",
-    )
-    generator.add_argument("--resolution", metavar="N", type=count, default=128, help="pixels (default: %(default)s)")
-    generator.add_argument(
-        "--r1-gamma", metavar="X", type=amount, help="weight of R1 (gan; default: 0.001 N^2 / batch)"
-    )
-    generator.add_argument(
-        "--weights-only", action="store_true", help="export generator and encoder without directions and card (joint)"
-    )
+    _train_generator.add_arguments(generator)
     _add_common(generator)
 
     encoder = kinds.add_parser(
@@ -110,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     from legato.devices import find_device
     from legato.train.console import run_with_progress, say, stopping
+    from legato.train.processes import join, leave
     from legato.train.recipes import Options
 
     end = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
@@ -122,60 +102,24 @@ def run(args: argparse.Namespace) -> int:
     torch.backends.cudnn.benchmark = True  # every step has the shapes of the one before
     names = ("images", "batch", "seed", "precision", "checkpoint_seconds", "channel_base", "channel_max")
     options = Options(**{name: getattr(args, name) for name in names})
-    start = {"encoder": _train_encoder.start, "joint": _start_joint, "gan": _start_gan}
-    recipe = "encoder" if args.kind == "encoder" else args.recipe
-    training, export = start[recipe](args, options, str(find_device(args.device)))
+    group, device = join(str(find_device(args.device)))
+    if args.kind == "encoder" and group.size > 1:
+        raise ConfigError("an encoder is trained by one process; torchrun is for `legato train generator`")
+    with group.in_turn():  # the images are decoded once
+        if args.kind == "encoder":
+            training, export = _train_encoder.start(args, options, device)
+        else:
+            training, export = _train_generator.start(args, options, device, group)
     if args.export_only and not training.steps:
         raise ConfigError(f"--export-only: {args.out} holds no checkpoint to export. Train there first")
     if not args.export_only:
         with stopping(end) as stop:
             if not run_with_progress(training, stop):
-                say(f"stopped at {training.images:,} of {training.total_images:,} images; the same command goes on")
+                if group.leads:
+                    say(f"stopped at {training.images:,} of {training.total_images:,} images; the same command goes on")
+                leave()
                 return 130 if stop.by_signal else 0
-    say(f"the model is in {export()}")
+    if group.leads:
+        say(f"the model is in {export()}")
+    leave()
     return 0
-
-
-def _start_joint(args: argparse.Namespace, options: Options, device: str) -> Started:
-    from legato.train import recipes
-    from legato.train.console import say
-    from legato.train.joint import JointTraining
-
-    if args.r1_gamma is not None:
-        raise ConfigError("--r1-gamma belongs to --recipe gan; the joint recipe has its own weight")
-    config = recipes.joint_config(args.resolution, options)
-    data = open_images(args.data, args.out, args.resolution)
-    if not data.rendered:
-        raise ConfigError(
-            f"--recipe joint learns its mapping from the factors of renders, and {args.data} holds images alone. Take "
-            "--recipe gan, or a folder made by: legato render --dataset FOLDER --images N"
-        )
-    if (found := len(data.train())) < recipes.RENDERS_WANTED:
-        raise ConfigError(
-            f"--recipe joint wants at least {recipes.RENDERS_WANTED} renders; {args.data} holds {found}. Make more "
-            f"with: legato render --dataset {args.data} --images N"
-        )
-    held_out = data.held_out()
-    recipes.claim(args.out, "joint", config)
-    training = JointTraining(config, args.out, data.train, held_out, device)
-
-    def export() -> Path:
-        meta = recipes.provenance("joint", training, f"{len(training.heads)} rendered heads")
-        return recipes.export_joint(training, held_out, meta, weights_only=args.weights_only, say=say)
-
-    return training, export
-
-
-def _start_gan(args: argparse.Namespace, options: Options, device: str) -> Started:
-    from legato.train import recipes
-    from legato.train.gan import GanTraining
-
-    if args.weights_only:
-        raise ConfigError("--weights-only belongs to --recipe joint; the gan recipe exports nothing but weights")
-    config = recipes.gan_config(args.resolution, options, args.r1_gamma)
-    data = open_images(args.data, args.out, args.resolution)
-    recipes.claim(args.out, "gan", config, free=("images",))
-    training = GanTraining(config, args.out, data.train, device)
-    return training, lambda: recipes.export_gan(
-        training, recipes.provenance("gan", training, f"{len(training.data)} images")
-    )

@@ -3,6 +3,7 @@ written: PyAV is the extra `video`, and `reading.video` says so."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,22 @@ def read_video(path: Path, resolution: int, most: int | None = None) -> Video:
     if not frames:
         raise InvalidImage(f"{path} holds no frame that can be decoded")
     return frames, sizes, Timing(rate, tick, tuple(pts - times[0] for pts in times)), damage
+
+
+def each_frame(path: Path) -> Iterator[Pixels]:
+    """The frames of a video one after the other, as they are shown, [H, W, 3].
+
+    Raises InvalidImage for a file that is no video, and at the place where one is damaged.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InvalidImage(f"{path} holds no pictures, only {', '.join(s.type for s in container.streams)}")
+            container.streams.video[0].thread_type = "AUTO"
+            for frame in container.decode(video=0):
+                yield _upright(frame)
+    except (av.FFmpegError, OSError) as error:
+        raise InvalidImage(f"{path} cannot be read to its end as a video ({_reason(error)})") from error
 
 
 def write_video(path: Path, images: NDArray[np.uint8], timing: Timing) -> None:

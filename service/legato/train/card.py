@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (Markdown tables are one line a row)
-"""The model card of a model of rendered heads."""
+"""The model cards: of a model of rendered heads, and of one of somebody's own images."""
 
 from __future__ import annotations
 
@@ -101,6 +101,41 @@ attribute from held-out renders.
 | direction | towards | response | leakage | R^2 |
 |---|---|---|---|---|
 {rows}
+""",
+        encoding="utf-8",
+    )
+
+
+def write_own_card(folder: Path, generator: Generator, encoder: Encoder, figures: dict[str, Any]) -> None:
+    """MODEL_CARD.md from the figures of `own.finish_own`; what legato cannot know is left to fill in."""
+    quality, recipe, g = figures["psnr_db"], figures["recipe"], generator.config
+    made = "\n".join(f"| {key} | {value} |" for key, value in recipe.items())
+    (folder / "MODEL_CARD.md").write_text(
+        f"""# A model of {recipe["data"]}
+
+A StyleGAN2 generator at {g.resolution} px with its encoder, trained together by `legato train generator`.
+
+**To fill in by whoever trained it**: what and whom the images show, by whose consent, the license, what the model is for
+and what it is not for. A model of few images holds these images: samples are near copies of them.
+
+| | |
+|---|---|
+| generator | {_millions(generator)} parameters, W+ [{generator.num_layers}, {g.w_dim}], channels min({g.channel_base}/r, {g.channel_max}), sha256 `{generator.digest[:16]}` |
+| encoder | {_millions(encoder)} parameters, feature pyramid to W+, sha256 `{encoder.digest[:16]}` |
+{made}
+
+## Inversion of held-out images
+Mean PSNR in dB over the {figures["held_out"]} images that the training did not see; the column with steps over up to 64 of them.
+
+| mean of the training's images | encoder, one w for all layers | encoder | encoder + 100 W+ steps |
+|---|---|---|---|
+| {quality["mean_image"]:.2f} | {quality["encoder_single_w"]:.2f} | {quality["encoder"]:.2f} | {quality["encoder_100"]:.2f} |
+
+`inversion.png`: input, encoder, encoder + 100 steps. `samples.png`: `map(z)`, psi 0.7, seeds in order.
+
+## Directions
+Of SeFa (`legato directions sefa`): eigenvectors of the style weights, unnamed and unmeasured. Named ones come from labeled
+pictures: `legato directions boundary`.
 """,
         encoding="utf-8",
     )

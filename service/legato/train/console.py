@@ -94,6 +94,7 @@ def run_with_progress(training: Training, stop: Stop) -> bool:
     pause = TERMINAL_SECONDS if terminal else LOG_SECONDS
     layout: dict[str, Any] = {"dynamic_ncols": True} if terminal else {"file": _Lines(), "bar_format": LOG_LINE}
     total, done = training.total_images, training.images
+    layout["disable"] = not training.group.leads
     with tqdm(total=total, initial=done, unit="img", mininterval=pause, smoothing=0.1, **layout) as bar:
         latest: dict[str, Any] = {}
         shown = -math.inf

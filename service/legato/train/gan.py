@@ -1,7 +1,8 @@
 """StyleGAN2 training on images alone (Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN").
 
 Non-saturating logistic loss, R1 every 16 steps and path length regularization every 4, each as an optimizer step of its
-own (lazy regularization, section 3.1), mixing of styles, and an average of the generator's weights.
+own (lazy regularization, section 3.1), mixing of styles, and an average of the generator's weights. Few images are made
+to last by adaptive augmentation of what the discriminator sees (`augment`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,11 @@ from legato.models.discriminator import Discriminator
 from legato.models.generator import Generator, GeneratorConfig
 from legato.synthetic.dataset import Heads
 from legato.train.adversarial import R1_INTERVAL, discriminator_loss, fool, r1_penalty
+from legato.train.augment import INTERVAL, RISE_IMAGES, AdaptiveAugment
+from legato.train.processes import ALONE, Group
+from legato.train.sliced import sliced_distance
 from legato.train.state import Ema
-from legato.train.training import Precision, Stateful, Training, Values, dtype_of
+from legato.train.training import Precision, Stateful, Training, Values, chunks, dtype_of
 
 PATH_INTERVAL = 4  # steps
 PATH_WEIGHT = 2.0
@@ -28,6 +33,7 @@ PATH_SHRINK = 2  # the penalty is measured on a batch this much smaller
 W_AVG_DECAY = 0.998
 SHEET = 32  # samples on the grid
 SHEET_TRUNCATION = 0.7
+JUDGED = 256  # images of each kind that figures are measured on, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,18 @@ class GanConfig:
     r1_gamma: float = 1.0
     mixing: float = 0.9  # share of samples made of two w
     ema_images: float = 10_000  # half life
+    ada_target: float = 0.0  # of r_t; 0: nothing is augmented
+    ada_images: int = RISE_IMAGES
     precision: Precision = "bfloat16"
     seed: int = 1
     checkpoint_seconds: float = 240
+
+
+class Scored(NamedTuple):
+    """Images [N, 3, R, R] and the mean of the scores that they got."""
+
+    images: Tensor
+    score: float
 
 
 class PathLength(nn.Module):
@@ -91,20 +106,35 @@ def lazy_adam(parameters: Iterable[nn.Parameter], rate: float, interval: int) ->
 
 
 class GanTraining(Training):
-    """One GAN training in a folder; `read` gives the images and may give more of them later."""
+    """One GAN training in a folder; `read` gives the images and may give more of them later.
 
-    def __init__(self, config: GanConfig, folder: Path, read: Callable[[], Heads], device: str = "cpu") -> None:
-        super().__init__(folder, config.images, config.seed, device, config.checkpoint_seconds)
-        self.config, self.read, self.data = config, read, read()
+    `held_out` are images that the discriminator never learns from: how much less it likes them is how far it overfits.
+    """
+
+    def __init__(
+        self,
+        config: GanConfig,
+        folder: Path,
+        read: Callable[[], Heads],
+        device: str = "cpu",
+        *,
+        held_out: Heads | None = None,
+        group: Group = ALONE,
+    ) -> None:
+        super().__init__(folder, config.images, config.seed, device, config.checkpoint_seconds, group)
+        group.check(config.batch)
+        self.config, self.read, self.data, self.held_out = config, read, read(), held_out
         dtype = dtype_of(config.precision)
         self.generator = Generator(config.generator, autocast_dtype=dtype).to(self.device)
         self.average = Generator(config.generator, autocast_dtype=dtype).to(self.device)
         narrow = GeneratorConfig(**{**asdict(config.generator), "channel_base": config.discriminator_base})
         self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(self.device)
         self.path_length = PathLength().to(self.device)
+        self.augment = AdaptiveAugment(config.ada_target, config.ada_images).to(self.device)
         self.emas = [Ema(self.generator, self.average, config.ema_images)]
         self.optimizer = lazy_adam(self.generator.parameters(), config.rate, PATH_INTERVAL)
         self.d_optimizer = lazy_adam(self.discriminator.parameters(), config.rate, R1_INTERVAL)
+        group.follow(self.optimizer, self.d_optimizer)
         self.sheet_z = torch.randn(SHEET, config.generator.z_dim, generator=torch.Generator().manual_seed(config.seed))
         self.resume()
 
@@ -114,6 +144,7 @@ class GanTraining(Training):
             "average": self.average,
             "discriminator": self.discriminator,
             "path_length": self.path_length,
+            "augment": self.augment,
             "optimizer": self.optimizer,
             "d_optimizer": self.d_optimizer,
         }
@@ -122,6 +153,29 @@ class GanTraining(Training):
         latents = self.average.map(self.sheet_z.to(self.device), SHEET_TRUNCATION)
         return [self.average(row) for row in latents.split(8)]
 
+    def figures(self) -> dict[str, float]:
+        """p of the augmentation; the sliced Wasserstein distance of samples to images; with held-out images, r_v.
+
+        r_v = (D(train) - D(held out)) / (D(train) - D(made)), means of scores (Karras et al. 2020, "limited data", eq.
+        1): 0 where the discriminator generalizes, 1 where it knows the images by heart. Nothing is augmented in it.
+        """
+        random = torch.Generator().manual_seed(self.seed)
+        count = min(JUDGED, len(self.data))
+        real = self._scored(self.data, torch.randperm(len(self.data), generator=random)[:count])
+        z = torch.randn(count, self.config.generator.z_dim, generator=random).to(self.device)
+        made = torch.cat([self.average(self.average.map(part)).clamp(-1, 1) for part in z.split(16)])
+        found = {"p": float(self.augment.p), "swd": sliced_distance(made, real.images)}
+        if self.held_out is not None:
+            kept = torch.randperm(len(self.held_out), generator=random)[:JUDGED]
+            scores = self._scored(self.held_out, kept).score
+            fake = float(torch.cat([self.discriminator(part) for part in made.split(16)]).mean())
+            found["r_v"] = (real.score - scores) / (real.score - fake)
+        return found
+
+    def _scored(self, data: Heads, index: Tensor) -> Scored:
+        images = [data.batch(index[rows], self.device)[0] for rows in chunks(len(index), 16)]
+        return Scored(torch.cat(images), float(torch.cat([self.discriminator(part) for part in images]).mean()))
+
     def refresh(self) -> None:
         self.data = self.read()
 
@@ -129,43 +183,47 @@ class GanTraining(Training):
         values = dict(self._generator_step())
         if self.steps % PATH_INTERVAL == 0:
             values |= self._path_step()
-        real, _ = self.data.batch(
-            torch.randint(len(self.data), (self.config.batch,), generator=self.random).sort().values, self.device
-        )
+        index = torch.randint(len(self.data), (self.config.batch,), generator=self.random).sort().values
+        real, _ = self.data.batch(self.group.share(index), self.device)
         values |= self._discriminator_step(real)
         if self.steps % R1_INTERVAL == 0:
             values |= self._r1_step(real)
+        if self.steps % INTERVAL == INTERVAL - 1:
+            values["r_t"] = self.augment.adapt(self.group)
         return self.config.batch, values
 
     def _generator_step(self) -> Values:
         w, latents = self._latents(self.config.batch)
-        self.generator.w_avg.copy_(w.detach().mean(0).lerp(self.generator.w_avg, W_AVG_DECAY))
-        loss = fool(self.discriminator, self.generator(latents, "random"))
+        self.generator.w_avg.copy_(self.group.mean_(w.detach().mean(0)).lerp(self.generator.w_avg, W_AVG_DECAY))
+        loss = fool(self.discriminator, self.generator(latents, "random"), self.augment)
         _descend(self.optimizer, loss)
         return {"fooled": loss.detach()}
 
     def _path_step(self) -> Values:
-        _, latents = self._latents(max(1, self.config.batch // PATH_SHRINK))
+        _, latents = self._latents(max(self.group.size, self.config.batch // PATH_SHRINK))
         penalty = self.path_length(self.generator(latents, "random"), latents)
+        self.group.mean_(self.path_length.mean)
         _descend(self.optimizer, penalty * PATH_WEIGHT * PATH_INTERVAL)
         return {"path": penalty.detach()}
 
     def _discriminator_step(self, real: Tensor) -> Values:
         with torch.no_grad():
             fake = self.generator(self._latents(self.config.batch)[1], "random")
-        real_scores, fake_scores = self.discriminator(real), self.discriminator(fake)
+        real_scores, fake_scores = self.discriminator(self.augment(real)), self.discriminator(self.augment(fake))
+        self.augment.observe(real_scores)
         _descend(self.d_optimizer, discriminator_loss(real_scores, fake_scores))
         return {"real": real_scores.detach().mean(), "fake": fake_scores.detach().mean()}
 
     def _r1_step(self, real: Tensor) -> Values:
-        penalty = r1_penalty(self.discriminator, real)
+        penalty = r1_penalty(self.discriminator, real, self.augment)
         _descend(self.d_optimizer, penalty * (self.config.r1_gamma / 2 * R1_INTERVAL))
         return {"r1": penalty.detach()}
 
     def _latents(self, count: int) -> tuple[Tensor, Tensor]:
-        """w [B, D] of fresh z, and latents [B, L, D] in which it is mixed with another."""
-        z = torch.randn(2 * count, self.config.generator.z_dim, generator=self.random).to(self.device)
-        w, other = self.generator.mapping(z).chunk(2)
+        """w [B, D] of this process's share of `count` fresh z, and latents [B, L, D] mixed from it and others."""
+        z = torch.randn(2, count, self.config.generator.z_dim, generator=self.random)
+        mine = torch.cat([self.group.share(part) for part in z]).to(self.device)
+        w, other = self.generator.mapping(mine).chunk(2)
         return w, mix_styles(w, other, self.generator.num_layers, self.config.mixing, self.random)
 
 

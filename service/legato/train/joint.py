@@ -24,6 +24,8 @@ from legato.models.generator import Generator, GeneratorConfig
 from legato.ops import live_backends
 from legato.synthetic.dataset import Heads
 from legato.train.adversarial import R1_INTERVAL, discriminator_step, fool
+from legato.train.augment import INTERVAL, AdaptiveAugment
+from legato.train.processes import ALONE, Group
 from legato.train.reconstruction import mean_psnr, weighted_reconstruction
 from legato.train.state import Ema
 from legato.train.training import Precision, Stateful, Training, Values, chunks, cosine, dtype_of, set_rate
@@ -74,16 +76,26 @@ class JointConfig:
     checkpoint_seconds: float = 240
     warmup_discriminator_images: int = 2_000
     precision: Precision = "bfloat16"
+    ada_target: float = 0.0  # of r_t; 0: nothing is augmented
+    ada_images: int = 50_000  # the adversarial stage is short
 
 
 class JointTraining(Training):
     """One joint training in a folder; `read` gives the images and may give more of them later."""
 
     def __init__(
-        self, config: JointConfig, folder: Path, read: Callable[[], Heads], evaluation: Heads, device: str = "cpu"
+        self,
+        config: JointConfig,
+        folder: Path,
+        read: Callable[[], Heads],
+        evaluation: Heads,
+        device: str = "cpu",
+        group: Group = ALONE,
     ) -> None:
         total = sum(math.ceil(phase.images / phase.batch) * phase.batch for phase in config.phases)
-        super().__init__(folder, total, config.seed, device, config.checkpoint_seconds)
+        super().__init__(folder, total, config.seed, device, config.checkpoint_seconds, group)
+        for phase in config.phases:
+            group.check(phase.batch)
         self.config, self.read, self.heads, self.evaluation = config, read, read(), evaluation
         dtype = dtype_of(config.precision)
 
@@ -94,6 +106,7 @@ class JointTraining(Training):
         self.generator, self.encoder = make()
         narrow = GeneratorConfig(**{**asdict(config.generator), "channel_base": config.discriminator_base})
         self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(device)
+        self.augment = AdaptiveAugment(config.ada_target, config.ada_images).to(device)
         averages = make()
         self.emas = [
             Ema(n, a, config.ema_images) for n, a in zip((self.generator, self.encoder), averages, strict=True)
@@ -112,6 +125,7 @@ class JointTraining(Training):
         learning += self.encoder.parameters()
         self.optimizer = torch.optim.Adam(learning, betas=(0.5 if adversarial else 0.9, 0.99), fused=True)
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99), fused=True)
+        self.group.follow(self.optimizer, self.d_optimizer)
 
     @property
     def _current(self) -> Phase:
@@ -126,6 +140,7 @@ class JointTraining(Training):
             "generator": self.generator,
             "encoder": self.encoder,
             "discriminator": self.discriminator,
+            "augment": self.augment,
             "average_generator": self.average_generator,
             "average_encoder": self.average_encoder,
             "optimizer": self.optimizer,
@@ -185,7 +200,7 @@ class JointTraining(Training):
     def step(self) -> tuple[int, Values]:
         phase = self._current
         index = torch.randint(len(self.heads), (phase.batch,), generator=self.random).sort().values
-        x, masks = self.heads.batch(index, self.device)
+        x, masks = self.heads.batch(self.group.share(index), self.device)
         x = x.contiguous(memory_format=torch.channels_last)
         set_rate(self.optimizer, self._rate(phase))
         values: dict[str, Tensor] = {}
@@ -199,14 +214,14 @@ class JointTraining(Training):
         codes = self.encoder(x)
         mean = codes.mean(1, keepdim=True)
         spread = (codes - mean).square().mean()
-        used = single_w(codes, int(phase.batch * SINGLE_W_SHARE))
+        used = single_w(codes, int(len(x) * SINGLE_W_SHARE))
         image = self.generator(used, "none", max_resolution=phase.resolution)
         target = F.avg_pool2d(x, x.shape[2] // phase.resolution) if phase.resolution < x.shape[2] else x
         rebuilt = weighted_reconstruction(image, target, masks)
         loss = rebuilt + self.config.spread * spread + 1e-3 * mean.square().mean()
         values = {"rebuilt": rebuilt.detach(), "spread": spread.detach()}
         if phase.adversarial > 0:
-            fooled = fool(self.discriminator, image)
+            fooled = fool(self.discriminator, image, self.augment)
             loss = loss + phase.adversarial * fooled
             values["fooled"] = fooled.detach()
         self.optimizer.zero_grad(set_to_none=True)
@@ -219,7 +234,10 @@ class JointTraining(Training):
             codes = self.encoder(x)
             fake = self.generator(single_w(codes, int(len(x) * SINGLE_W_SHARE)), "none")
         r1_weight = R1_GAMMA / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
-        return discriminator_step(self.discriminator, self.d_optimizer, x, fake, r1_weight)
+        values = discriminator_step(self.discriminator, self.d_optimizer, x, fake, r1_weight, self.augment)
+        if self.config.ada_target and self.steps % INTERVAL == INTERVAL - 1:
+            return {**values, "r_t": self.augment.adapt(self.group), "p": self.augment.p.clone()}
+        return values
 
 
 def single_w(codes: Tensor, count: int) -> Tensor:

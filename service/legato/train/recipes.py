@@ -22,6 +22,7 @@ from legato.synthetic.factors import Z_DIM
 from legato.train.finish import finish, fit_weights
 from legato.train.gan import GanConfig, GanTraining
 from legato.train.joint import HEADS_128, JointConfig, JointTraining, Phase
+from legato.train.own import finish_own, write_sefa
 from legato.train.training import CHECKPOINT, Precision, Training
 
 MODEL = "model"  # folder below a training's own that receives what it exports
@@ -41,6 +42,7 @@ class Options:
     checkpoint_seconds: float = 240
     channel_base: int | None = None
     channel_max: int | None = None
+    ada_target: float = 0.0  # of a generator's training; 0: nothing is augmented
 
 
 def joint_config(resolution: int, options: Options) -> JointConfig:
@@ -59,6 +61,7 @@ def joint_config(resolution: int, options: Options) -> JointConfig:
         seed=options.seed,
         checkpoint_seconds=options.checkpoint_seconds,
         precision=options.precision,
+        ada_target=options.ada_target,
     )
 
 
@@ -92,6 +95,7 @@ def gan_config(resolution: int, options: Options, r1_gamma: float | None = None)
         precision=options.precision,
         seed=options.seed,
         checkpoint_seconds=options.checkpoint_seconds,
+        ada_target=options.ada_target,
     )
 
 
@@ -170,12 +174,16 @@ def export_joint(
     *,
     weights_only: bool,
     say: Say,
+    rendered: bool = True,
     mapping_steps: int = 8000,
 ) -> Path:
     """The mapping network fitted; generator and encoder; unless `weights_only`, directions, figures and card too."""
     folder = training.folder / MODEL
     folder.mkdir(exist_ok=True)
     generator, encoder = training.average_generator, training.average_encoder
+    if not rendered:
+        finish_own(generator, encoder, training.heads, held_out, folder, recipe=dict(meta), say=say)
+        return folder
     if weights_only:
         say("encoding the renders, fitting the mapping network")
         fit_weights(generator, encoder, training.heads, folder, dict(meta), mapping_steps)
@@ -186,8 +194,9 @@ def export_joint(
 
 
 def export_gan(training: GanTraining, meta: Mapping[str, Any]) -> Path:
-    """The averaged generator."""
+    """The averaged generator, and SeFa's directions of it."""
     folder = training.folder / MODEL
     folder.mkdir(exist_ok=True)
     save_model(training.average, folder / "generator.safetensors", meta=meta)
+    write_sefa(folder)
     return folder

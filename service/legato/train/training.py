@@ -19,6 +19,7 @@ from torch import Tensor
 from legato.errors import LegatoError
 from legato.models.generator import Generator
 from legato.ops._library import has_kernel
+from legato.train.processes import ALONE, Group
 from legato.train.state import Ema, Log, load_checkpoint, save_checkpoint, write_grid
 
 Precision = Literal["float32", "bfloat16"]
@@ -38,11 +39,16 @@ class Training(ABC):
     """Base of the trainings. A subclass makes its parts in the constructor and calls `resume` at its end.
 
     `total_images` will have been seen when it has finished. Random numbers come from `random`, which the
-    checkpoint keeps, and from torch's own generators, which every step seeds anew from the seed and its number.
+    checkpoint keeps, and from torch's own generators, which every step seeds anew from the seed and its number. Of
+    several processes the first one writes; a subclass that can run as such takes the group's share of every batch and
+    lets the group follow its optimizers.
     """
 
-    def __init__(self, folder: Path, total_images: int, seed: int, device: str, checkpoint_seconds: float) -> None:
+    def __init__(
+        self, folder: Path, total_images: int, seed: int, device: str, checkpoint_seconds: float, group: Group = ALONE
+    ) -> None:
         torch.manual_seed(seed)
+        self.group = group
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.seed, self.device = folder, seed, torch.device(device)
         self.total_images, self.checkpoint_seconds = total_images, checkpoint_seconds
@@ -117,7 +123,7 @@ class Training(ABC):
         reported = time.monotonic()
         latest: dict[str, Tensor] = {}  # some losses are not there in every step
         while not self.finished:
-            torch.manual_seed((self.seed << 32) + self.steps)
+            torch.manual_seed((self.seed << 32) + (self.group.rank << 26) + self.steps)
             batch, values = self.step()
             latest |= values
             self.images, self.steps = self.images + batch, self.steps + 1
@@ -125,8 +131,8 @@ class Training(ABC):
                 ema.update(batch, self.images)
             due = self.after_step(batch)
             progress(batch, values)
-            stopped = stop()
-            if due or stopped or self.finished or time.monotonic() - reported > self.checkpoint_seconds:
+            stopped, timed = self.group.agree(stop(), time.monotonic() - reported > self.checkpoint_seconds)
+            if due or stopped or timed or self.finished:
                 self._report(latest)
                 reported = time.monotonic()
             if stopped:
@@ -142,10 +148,11 @@ class Training(ABC):
                 f"checkpoint in {self.folder} is from before: the same command goes on from there",
                 reason="DIVERGED",
             )
-        self.save()
-        with torch.no_grad():
-            figures = self.figures()
-        self.log.write(images=self.images, **figures, **latest)
+        if self.group.leads:
+            self.save()
+            with torch.no_grad():
+                figures = self.figures()
+            self.log.write(images=self.images, **figures, **latest)
         self.refresh()
 
 

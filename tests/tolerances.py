@@ -145,6 +145,6 @@ CROP_LEVELS = Tolerance(rtol=0.0, atol=1.0)  # of 255; means of rounded pixels
 SOUND_SECONDS = 2e-3  # .mkv writes times in milliseconds
 
 # Trainings on somebody's own images.
-RESAMPLED = Tolerance(rtol=1e-4, atol=1e-5)  # float32 coordinates of a bicubic kernel, color matrices multiplied through
+RESAMPLED = Tolerance(rtol=1e-4, atol=1e-5)  # float32 coordinates of a bicubic kernel; color matrices
 AUGMENTED_STATISTICS = 0.02  # of 20,000 images drawn at random
 AVERAGED_GRADIENTS = Tolerance(rtol=0.0, atol=1e-4)  # of the largest; half batches in float32, summed in another order

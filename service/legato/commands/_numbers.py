@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 MOST_SEED = 2**31 - 1
 
@@ -42,6 +43,19 @@ def share(text: str) -> float:
     if not 0 <= (value := _float(text)) <= 1:
         raise _wanted("a number from 0 to 1", text)
     return value
+
+
+def layers(text: str) -> list[int]:
+    """Numbers and ranges, as 8-11 or 0,3, in order."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise argparse.ArgumentTypeError(
+                f"layers are numbers and ranges from 0 on, as in 8-11 or 0,3; got {text!r}"
+            )
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return sorted(set(found))
 
 
 def _whole(text: str, least: int, wanted: str, most: float = math.inf) -> int:

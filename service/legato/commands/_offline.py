@@ -13,6 +13,7 @@ from legato.types import Edit
 
 if TYPE_CHECKING:
     from legato.offline.networks import Model
+    from legato.offline.reading import Reading
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="heads-128", help="name or folder (default: %(default)s)")
     model.add_argument("--encoder", metavar="MODEL", help="name, file or folder of another encoder")
+    model.add_argument("--delta", type=Path, metavar="FILE", help="what `legato tune` made of the model's generator")
     model.add_argument(
         "--perceptual",
         default="pyramid",
@@ -53,11 +55,40 @@ def open_model(args: argparse.Namespace) -> Model:
     return load_model(
         args.model,
         encoder=args.encoder,
+        delta=args.delta,
         device=args.device,
         precision=args.precision,
         perceptual=args.perceptual,
         weights=args.perceptual_weights,
     )
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Which frames, and their shape."""
+    inputs = parser.add_argument_group("inputs")
+    inputs.add_argument("--frames", type=_part, metavar="A:B", help="of each input, from A to before B, or last:N")
+    inputs.add_argument(
+        "--square",
+        choices=("auto", "letterbox", "crop"),
+        default="auto",
+        help="of pictures of another shape; auto: as the model says it was trained, otherwise letterbox (default)",
+    )
+
+
+def reading(args: argparse.Namespace, model: Model) -> Reading:
+    """What these options ask for."""
+    from legato.offline.reading import Reading
+
+    return Reading(args.frames or slice(None), model.square if args.square == "auto" else args.square)
+
+
+def _part(text: str) -> slice:
+    first, colon, end = text.partition(":")
+    if first == "last" and end.isdecimal() and int(end):
+        return slice(-int(end), None)
+    if not colon or not all(part == "" or part.isdecimal() for part in (first, end)):
+        raise argparse.ArgumentTypeError(f"frames are A:B, counted from 0, or last:N; got {text!r}")
+    return slice(int(first) if first else None, int(end) if end else None)
 
 
 def interrupted() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from legato.commands import _offline
-from legato.commands._numbers import count
+from legato.commands._numbers import count, layers
 from legato.commands.invert import add_method, method_of
 from legato.errors import ConfigError
 
@@ -74,7 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how = parser.add_argument_group("details")
     how.add_argument("--directions", type=Path, metavar="FILE", help="directions.safetensors, in place of the model's")
     how.add_argument(
-        "--layers", type=_layers, metavar="N-M", help="of W+, as in 8-11 or 0,3 (default: all, but of --mix)"
+        "--layers", type=layers, metavar="N-M", help="of W+, as in 8-11 or 0,3 (default: all, but of --mix)"
     )
     how.add_argument(
         "--within",
@@ -87,6 +87,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--crop", type=_crop, metavar="X,Y,SIDE", help="of --diffuse: a square around (X, Y), pixels")
     how.add_argument("--mask", type=Path, metavar="FILE", help="of --diffuse: a picture, white where IN is wanted")
     add_method(parser, "in_domain")
+    _offline.add_reading(parser)
     _offline.add_model(parser)
     _offline.add_machine(parser)
 
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         directions = directions_of(model, args.directions)
         for name in (*(edit.direction for edit in args.edit), *(name for name, *_ in args.sweep)):
             directions.info(name)
-    job = Job(model, method, args.out, restart=args.restart)
+    job = Job(model, method, args.out, restart=args.restart, how=_offline.reading(args, model))
     try:
         if args.diffuse is not None:
             return _diffuse(args, job)
@@ -259,18 +260,6 @@ def _sweep(text: str) -> tuple[str, float, float, int]:
             f"a sweep is NAME=FROM:TO:COUNT with at least 2 strengths, as in smile=-3:3:7; got {text!r}"
         ) from None
     return first.direction, first.strength, last.strength, int(match[4])
-
-
-def _layers(text: str) -> list[int]:
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise argparse.ArgumentTypeError(
-                f"layers are numbers and ranges from 0 on, as in 8-11 or 0,3; got {text!r}"
-            )
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return sorted(set(found))
 
 
 def _crop(text: str) -> tuple[int, int, int]:

@@ -45,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="also show this edit, in standard deviations of the attribute; may be repeated (legato edit --list)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    _offline.add_reading(parser)
     _offline.add_model(parser)
     _offline.add_machine(parser)
 
@@ -76,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
     if directions is not None:
         for edit in args.edit:
             directions.info(edit.direction)
-    job = Job(model, method, args.out, directions, tuple(args.edit), args.restart)
+    job = Job(model, method, args.out, directions, tuple(args.edit), args.restart, _offline.reading(args, model))
     try:
         reports, failed = run_all(
-            sources, model.resolution, lambda item, progress: invert_item(item, job, say, progress)
+            sources, model.resolution, lambda item, progress: invert_item(item, job, say, progress), job.how
         )
     except KeyboardInterrupt:
         return _offline.interrupted()

@@ -1,6 +1,7 @@
 """A source as frames of the model's size, with what they were called and when they were shown.
 
-Every frame is letterboxed by the rule of the server (`legato.images.fit`). Photos that say so are turned upright.
+Every frame is letterboxed by the rule of the server (`legato.images.fit`), or cropped to its central square where that
+is asked for. Photos that say so are turned upright.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from legato.errors import ConfigError, InvalidImage
-from legato.images import JPEG_START, PNG_SIGNATURE, Pixels, decode_jpeg, decode_png, fit
+from legato.images import JPEG_START, PNG_SIGNATURE, Pixels, crop, decode_jpeg, decode_png, fit
 from legato.offline.sources import Kind, Source
 from legato.synthetic.dataset import from_uint8
 
@@ -31,6 +33,18 @@ class Timing:
     rate: Fraction  # frames per second, on average
     tick: Fraction  # seconds
     pts: tuple[int, ...]  # one a frame, rising
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which frames of a source are taken, and how those of another shape are made square."""
+
+    part: slice = slice(None)
+    square: Literal["letterbox", "crop"] = "letterbox"
+
+    def fitted(self, pixels: Pixels, resolution: int) -> Pixels:
+        """[H, W, 3] -> [R, R, 3]."""
+        return (crop if self.square == "crop" else fit)(pixels, resolution)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,15 +65,15 @@ class Item:
         return from_uint8(from_numpy(self.frames).permute(0, 3, 1, 2)).contiguous()
 
 
-def read(source: Source, resolution: int, *, most: int | None = None) -> Item:
-    """The frames of a source at `resolution`, of a video the first `most`.
+def read(source: Source, resolution: int, *, most: int | None = None, how: Reading = Reading()) -> Item:
+    """The frames of a source at `resolution`, of a video the first `most`; of them what `how` says.
 
     Files that cannot be read are left out and told in `skipped`.
 
     Raises InvalidImage where nothing of it can be read, ConfigError for a video without PyAV.
     """
     if source.kind == "clip":
-        frames, sizes, timing, skipped = video().read_video(source.files[0], resolution, most)
+        frames, sizes, timing, skipped = video().read_video(source.files[0], resolution, most, how.fitted)
         labels = [f"{index:06d}" for index in range(len(frames))]
     else:
         frames, sizes, labels, skipped, timing = [], [], [], [], None
@@ -71,12 +85,17 @@ def read(source: Source, resolution: int, *, most: int | None = None) -> Item:
                 skipped.append(str(error))
                 continue
             sizes.append((pixels.shape[1], pixels.shape[0]))
-            frames.append(fit(pixels, resolution))
+            frames.append(how.fitted(pixels, resolution))
             labels.append(label)
     if not frames:
         raise InvalidImage(skipped[0] if len(skipped) == 1 else f"{source.name}: none of its files can be read")
+    frames, sizes, labels = frames[how.part], sizes[how.part], labels[how.part]
+    if not frames:
+        raise InvalidImage(f"{source.name}: none of its frames are those that --frames names")
+    if timing is not None:
+        timing = replace(timing, pts=tuple(pts - timing.pts[how.part][0] for pts in timing.pts[how.part]))
     what = source.files[0].name if len(source.files) == 1 else source.name
-    told = _told(what, sizes, resolution)
+    told = _told(what, sizes, resolution, how.square)
     return Item(source.name, source.kind, np.stack(frames), tuple(labels), timing, told, tuple(skipped))
 
 
@@ -125,12 +144,13 @@ def _labels(files: Sequence[Path]) -> list[str]:
     return names
 
 
-def _told(name: str, sizes: Sequence[tuple[int, int]], resolution: int) -> str:
+def _told(name: str, sizes: Sequence[tuple[int, int]], resolution: int, square: str) -> str:
     """What the letterbox did, for instance "photo.jpg: 640x480 -> 128x128, letterboxed"."""
     others = Counter(size for size in sizes if size != (resolution, resolution))
     if not others:
         return ""
-    done = "letterboxed" if any(width != height for width, height in others) else "resized"
+    uneven = "cropped to the middle" if square == "crop" else "letterboxed"
+    done = uneven if any(width != height for width, height in others) else "resized"
     target = f"{resolution}x{resolution}, {done}"
     if len(set(sizes)) == 1:
         (width, height), count = next(iter(others.items()))

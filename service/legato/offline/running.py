@@ -23,7 +23,7 @@ from legato.inversion.consecutive import ConsecutiveOptions
 from legato.inversion.methods import Progress
 from legato.offline.codes import Codes, load_codes
 from legato.offline.inverting import Job, Report, codes_of
-from legato.offline.reading import Item, read
+from legato.offline.reading import Item, Reading, read
 from legato.offline.sources import Source, find
 from legato.offline.writing import write_json
 
@@ -35,14 +35,19 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def run_all(sources: Sequence[Source], resolution: int, work: Callable[[Item, Progress], Report]) -> Done:
+def run_all(
+    sources: Sequence[Source],
+    resolution: int,
+    work: Callable[[Item, Progress], Report],
+    how: Reading = Reading(),  # noqa: B008
+) -> Done:
     """Reads every source and works on it."""
     reports: list[Report] = []
     failed: dict[str, str] = {}
     for number, source in enumerate(sources, 1):
         title = source.name if len(sources) == 1 else f"[{number}/{len(sources)}] {source.name}"
         with _told(source.name, failed):
-            item = read(source, resolution)
+            item = read(source, resolution, how=how)
             for line in (item.fitted, *item.skipped):
                 if line:
                     say(line)
@@ -69,7 +74,7 @@ def work_on(paths: Sequence[Path], job: Job, work: Callable[[Codes], Report]) ->
     if pictures:
         sources = find(pictures, together=_together(job), leave_out=job.out)
         found, more = run_all(
-            sources, job.model.resolution, lambda item, progress: work(codes_of(item, job, say, progress))
+            sources, job.model.resolution, lambda item, progress: work(codes_of(item, job, say, progress)), job.how
         )
         reports, failed = reports + found, failed | more
     return reports, failed
@@ -82,7 +87,7 @@ def open_codes(path: Path, job: Job) -> Codes:
     sources = find([path], together=_together(job), leave_out=job.out)
     if len(sources) > 1:
         raise ConfigError(f"{path} holds {len(sources)} inputs, and one is wanted; name a picture or a clip")
-    item = read(sources[0], job.model.resolution)
+    item = read(sources[0], job.model.resolution, how=job.how)
     for line in (item.fitted, *item.skipped):
         if line:
             say(line)

@@ -3,7 +3,7 @@ written: PyAV is the extra `video`, and `reading.video` says so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,10 @@ _QUALITY = {"crf": "12", "preset": "slow"}  # of H.264; 18 is where most people 
 Video = tuple[list[Pixels], list[tuple[int, int]], Timing, list[str]]
 
 
-def read_video(path: Path, resolution: int, most: int | None = None) -> Video:
-    """The first `most` frames fitted to `resolution`, their sizes (width, height) before, their times, and what could
+def read_video(
+    path: Path, resolution: int, most: int | None = None, fitted: Callable[[Pixels, int], Pixels] = fit
+) -> Video:
+    """The first `most` frames `fitted` to `resolution`, their sizes (width, height) before, their times, and what could
     not be read.
 
     Raises InvalidImage for a file that is no video.
@@ -48,7 +50,7 @@ def read_video(path: Path, resolution: int, most: int | None = None) -> Video:
             for frame in islice(container.decode(video=0), most):
                 pixels = _upright(frame)
                 sizes.append((pixels.shape[1], pixels.shape[0]))
-                frames.append(fit(pixels, resolution))
+                frames.append(fitted(pixels, resolution))
                 pts = round(len(times) / rate / tick) if frame.pts is None else frame.pts
                 times.append(max(pts, times[-1] + 1) if times else pts)
         except av.FFmpegError as error:

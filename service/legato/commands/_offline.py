@@ -66,7 +66,9 @@ def open_model(args: argparse.Namespace) -> Model:
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Which frames, and their shape."""
     inputs = parser.add_argument_group("inputs")
-    inputs.add_argument("--frames", type=_part, metavar="A:B", help="of each input, from A to before B, or last:N")
+    inputs.add_argument(
+        "--frames", type=_part, default=(None, None), metavar="A:B", help="of each input, from A to before B, or last:N"
+    )
     inputs.add_argument(
         "--square",
         choices=("auto", "letterbox", "crop"),
@@ -79,16 +81,17 @@ def reading(args: argparse.Namespace, model: Model) -> Reading:
     """What these options ask for."""
     from legato.offline.reading import Reading
 
-    return Reading(args.frames or slice(None), model.square if args.square == "auto" else args.square)
+    first, end = args.frames
+    return Reading(first, end, model.square if args.square == "auto" else args.square)
 
 
-def _part(text: str) -> slice:
+def _part(text: str) -> tuple[int | None, int | None]:
     first, colon, end = text.partition(":")
     if first == "last" and end.isdecimal() and int(end):
-        return slice(-int(end), None)
+        return -int(end), None
     if not colon or not all(part == "" or part.isdecimal() for part in (first, end)):
         raise argparse.ArgumentTypeError(f"frames are A:B, counted from 0, or last:N; got {text!r}")
-    return slice(int(first) if first else None, int(end) if end else None)
+    return int(first) if first else None, int(end) if end else None
 
 
 def interrupted() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from legato.inversion.state import Checkpoint
 from legato.losses import psnr
 from legato.offline.codes import Codes, history, load_codes, save_codes
 from legato.offline.networks import Model
-from legato.offline.reading import Item, Reading
+from legato.offline.reading import ALL_LETTERBOXED, Item, Reading
 from legato.offline.sheets import labeled, spread
 from legato.offline.writing import write_frames, write_json, write_png
 from legato.synthetic.dataset import to_uint8
@@ -54,7 +54,7 @@ class Job:
     directions: Directions | None = None  # wanted where there are edits
     edits: tuple[Edit, ...] = ()
     restart: bool = False  # what is there of an earlier run is replaced
-    how: Reading = field(default_factory=Reading)  # inputs
+    how: Reading = ALL_LETTERBOXED  # of the inputs
 
     @property
     def edit_label(self) -> str:

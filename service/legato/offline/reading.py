@@ -39,12 +39,20 @@ class Timing:
 class Reading:
     """Which frames of a source are taken, and how those of another shape are made square."""
 
-    part: slice = slice(None)
+    first: int | None = None  # negative: counted from the end
+    end: int | None = None
     square: Literal["letterbox", "crop"] = "letterbox"
+
+    @property
+    def part(self) -> slice:
+        return slice(self.first, self.end)
 
     def fitted(self, pixels: Pixels, resolution: int) -> Pixels:
         """[H, W, 3] -> [R, R, 3]."""
         return (crop if self.square == "crop" else fit)(pixels, resolution)
+
+
+ALL_LETTERBOXED = Reading()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +73,7 @@ class Item:
         return from_uint8(from_numpy(self.frames).permute(0, 3, 1, 2)).contiguous()
 
 
-def read(source: Source, resolution: int, *, most: int | None = None, how: Reading = Reading()) -> Item:
+def read(source: Source, resolution: int, *, most: int | None = None, how: Reading = ALL_LETTERBOXED) -> Item:
     """The frames of a source at `resolution`, of a video the first `most`; of them what `how` says.
 
     Files that cannot be read are left out and told in `skipped`.

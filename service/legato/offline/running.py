@@ -23,7 +23,7 @@ from legato.inversion.consecutive import ConsecutiveOptions
 from legato.inversion.methods import Progress
 from legato.offline.codes import Codes, load_codes
 from legato.offline.inverting import Job, Report, codes_of
-from legato.offline.reading import Item, Reading, read
+from legato.offline.reading import ALL_LETTERBOXED, Item, Reading, read
 from legato.offline.sources import Source, find
 from legato.offline.writing import write_json
 
@@ -39,7 +39,7 @@ def run_all(
     sources: Sequence[Source],
     resolution: int,
     work: Callable[[Item, Progress], Report],
-    how: Reading = Reading(),  # noqa: B008
+    how: Reading = ALL_LETTERBOXED,
 ) -> Done:
     """Reads every source and works on it."""
     reports: list[Report] = []

@@ -123,7 +123,8 @@ class _Sample(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, grid: Tensor) -> Tensor:
         ctx.save_for_backward(grid)
         ctx.shape = images.shape
-        return torch.ops.aten.grid_sampler_2d(images, grid, _BICUBIC, _REFLECT, False)
+        sampled: Tensor = torch.ops.aten.grid_sampler_2d(images, grid, _BICUBIC, _REFLECT, False)
+        return sampled
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

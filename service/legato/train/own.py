@@ -17,7 +17,8 @@ from legato.evaluation.heads import sample
 from legato.inversion.w_plus import w_plus
 from legato.losses import psnr
 from legato.models.encoder import Encoder
-from legato.models.files import load_encoder, load_generator, save_model
+from legato.models.encoder_files import load_encoder
+from legato.models.files import load_generator, save_model
 from legato.models.generator import Generator
 from legato.synthetic.dataset import Heads
 from legato.train.card import write_own_card

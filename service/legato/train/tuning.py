@@ -148,7 +148,8 @@ class Tuning(Training):
         z = torch.randn(len(pivots), self.generator.config.z_dim, generator=self.random)
         with torch.no_grad():
             way = self.generator.map(z.to(self.device)) - pivots
-            return pivots + self.distance * way / way.norm(dim=2, keepdim=True)
+            there: Tensor = pivots + self.distance * way / way.norm(dim=2, keepdim=True)
+        return there
 
     def _order(self, first: int, count: int) -> Tensor:
         """Numbers first .. first + count of an endless row of permutations of the images."""

@@ -73,7 +73,7 @@ $(TORCH_READY): constraints.txt
 # No build isolation: an isolated build would download a torch of its own. The extension is the next step's.
 $(PACKAGES_READY): $(TORCH_READY) pyproject.toml clients/python/pyproject.toml
 	$(PIP) install -c constraints.txt setuptools wheel ninja numpy
-	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[video]" -e ".[bench,video,dev]"
+	LEGATO_EXTENSION=0 $(PIP) install -c constraints.txt --no-build-isolation -e "clients/python[face-cascade,video]" -e ".[bench,video,dev]"
 	touch $@
 
 # Of each compiler's command only the file is shown; errors are shown whole.

@@ -52,12 +52,13 @@ def finish_own(
     recipe = {**recipe, "mapping_variance_left": round(left, 4)}
     save_model(generator, folder / "generator.safetensors", meta=recipe)
     save_model(encoder, folder / "encoder.safetensors", meta=recipe)
-    generator, encoder = load_generator(folder), load_encoder(folder)
+    generator, stored = load_generator(folder), load_encoder(folder)
+    assert isinstance(stored, Encoder)
     write_sefa(folder)
     say("inverting held-out images")
-    figures = {**judge_own(generator, encoder, images, held_out, folder), "recipe": recipe}
+    figures = {**judge_own(generator, stored, images, held_out, folder), "recipe": recipe}
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    write_own_card(folder, generator, encoder, figures)
+    write_own_card(folder, generator, stored, figures)
     return figures
 
 

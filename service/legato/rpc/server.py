@@ -95,7 +95,7 @@ class Server:
         self._models = models = models if isinstance(models, Models) else Models.of(models)
         self._metrics.watch(models)
         self._store = store = SessionStore[SessionStream](
-            self._limits.max_sessions,
+            max((engine.capacity for engine in models.engines), default=self._limits.max_sessions),
             resume_seconds=config.resume_seconds,
             ended=lambda outcome: self._metrics.sessions.labels(outcome).inc(),
         )

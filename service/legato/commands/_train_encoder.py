@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legato.commands._numbers import amount, positive, share
-from legato.commands._train_options import Started, open_images
+from legato.commands._train_options import Started, add_shape, open_shaped
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=share,
         help="of images, the generator's own samples (default: beside --data 0.25, in-domain 0; otherwise all)",
     )
+    add_shape(parser)
     add("--init", metavar="MODEL", help="name, file or folder of an encoder to go on from")
     add(
         "--rate", metavar="X", type=positive, help="learning rate (default: 0.0025; with --init 0.001, pSp, e4e 0.0001)"
@@ -110,7 +111,7 @@ def _start_encoder(args: argparse.Namespace, generator: Generator, options: Opti
         from legato.models.perceptual import load_perceptual
 
         features = load_perceptual(args.perceptual, args.perceptual_weights)
-    data = None if args.data is None else open_images(args.data, args.out, generator.config.resolution)
+    data = None if args.data is None else open_shaped(args.data, args, generator.config.resolution)
     read, held_out = (data.train, data.held_out()) if data else (None, None)
 
     def make(config: EncoderTrainingConfig, folder: Path) -> EncoderTraining:
@@ -163,7 +164,7 @@ def _start_residual(args: argparse.Namespace, generator: Generator, options: Opt
     encoder = load_encoder(args.encoder or args.generator)
     config = encoder_recipes.residual_config(generator, encoder, options)
     resolution = generator.config.resolution
-    data, runs = (open_images(folder, args.out, resolution) for folder in (args.data, args.runs))
+    data, runs = (open_shaped(folder, args, resolution) for folder in (args.data, args.runs))
     if not runs.rendered:
         raise ConfigError(
             f"--runs names renders of which every four in a row show one moving head, and {args.runs} holds images "

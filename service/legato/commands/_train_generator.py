@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legato.commands._numbers import amount, count
-from legato.commands._train_options import Started, hold_out, open_images
+from legato.commands._train_options import Started, add_shape, open_shaped
 from legato.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,20 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a video, a folder of images, or what `legato render --dataset` made",
     )
     add("--resolution", metavar="N", type=count, default=128, help="pixels (default: %(default)s)")
-    add(
-        "--hold-out",
-        metavar="last:N|X",
-        type=hold_out,
-        help="images that are measured and never trained on: the last N, or a share X, evenly spread (default: of a "
-        "video the last tenth, of images 0.05)",
-    )
-    add(
-        "--square",
-        choices=("crop", "letterbox"),
-        default="crop",
-        help="of images of another shape: their central square, or all of it between black bars, which is what the "
-        "server makes of them (default: %(default)s)",
-    )
+    add_shape(parser)
     add(
         "--augment",
         choices=("auto", "ada", "none"),
@@ -119,10 +106,7 @@ def _start_gan(args: argparse.Namespace, options: Options, device: str, group: G
 
 
 def _open(args: argparse.Namespace) -> Data:
-    from legato.images import crop, fit
-
-    square = crop if args.square == "crop" else fit
-    return open_images(args.data, args.out, args.resolution, hold_out=args.hold_out, square=square)
+    return open_shaped(args.data, args, args.resolution)
 
 
 def _augmented(args: argparse.Namespace, options: Options, data: Data) -> Options:

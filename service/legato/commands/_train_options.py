@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from legato.images import crop
+from legato.images import crop, fit
 
 if TYPE_CHECKING:
     from legato.train.data import Data
@@ -16,6 +16,31 @@ if TYPE_CHECKING:
     from legato.train.training import Training
 
 Started = tuple["Training", Callable[[], Path]]  # and what exports it, telling where to
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Which of the images of --data are kept out, and their shape."""
+    add = parser.add_argument
+    add(
+        "--hold-out",
+        metavar="last:N|X",
+        type=hold_out,
+        help="images that are measured and never trained on: the last N, or a share X, evenly spread (default: of a "
+        "video the last tenth, of images 0.05)",
+    )
+    add(
+        "--square",
+        choices=("crop", "letterbox"),
+        default="crop",
+        help="of images of another shape: their central square, or all of it between black bars, which is what the "
+        "server makes of them (default: %(default)s)",
+    )
+
+
+def open_shaped(folder: Path, args: argparse.Namespace, resolution: int) -> Data:
+    """As open_images, by the options of `add_shape`; decoded images are kept in --out."""
+    square = crop if args.square == "crop" else fit
+    return open_images(folder, args.out, resolution, hold_out=args.hold_out, square=square)
 
 
 def open_images(

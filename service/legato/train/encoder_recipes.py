@@ -16,6 +16,7 @@ from legato.models.encoder_files import ENCODER
 from legato.models.files import is_own, resolve, save_model
 from legato.models.generator import Generator
 from legato.train.encoder import EncoderTraining, EncoderTrainingConfig
+from legato.train.own import write_sefa
 from legato.train.recipes import MODEL, Options, sizes
 from legato.train.residual import ResidualConfig, ResidualTraining
 
@@ -132,11 +133,13 @@ def export_residual(training: ResidualTraining, generator: str, encoder: str, me
 
 
 def _copy_generator(name: str, generator: Generator, folder: Path) -> None:
-    """And its directions, where it has some."""
+    """And its directions; SeFa's where it has none."""
     source = resolve(name, "generator.safetensors")
     _copy(source, generator, folder / "generator.safetensors")
     directions = source.with_name("directions.safetensors")
-    if directions.exists() and directions.parent.resolve() != folder.resolve():
+    if not directions.exists():
+        write_sefa(folder)
+    elif directions.parent.resolve() != folder.resolve():
         shutil.copyfile(directions, folder / directions.name)
 
 

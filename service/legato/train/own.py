@@ -16,9 +16,8 @@ from legato.editing.sefa import sefa
 from legato.evaluation.heads import sample
 from legato.inversion.w_plus import w_plus
 from legato.losses import psnr
-from legato.models.encoder import Encoder
-from legato.models.encoder_files import load_encoder
-from legato.models.files import load_generator, save_model
+from legato.models.encoder import Encoder, EncoderConfig
+from legato.models.files import load_generator, load_own, save_model
 from legato.models.generator import Generator
 from legato.synthetic.dataset import Heads
 from legato.train.card import write_own_card
@@ -52,8 +51,7 @@ def finish_own(
     recipe = {**recipe, "mapping_variance_left": round(left, 4)}
     save_model(generator, folder / "generator.safetensors", meta=recipe)
     save_model(encoder, folder / "encoder.safetensors", meta=recipe)
-    generator, stored = load_generator(folder), load_encoder(folder)
-    assert isinstance(stored, Encoder)
+    generator, encoder = load_generator(folder), load_own(folder, Encoder, EncoderConfig)
     write_sefa(folder)
     say("inverting held-out images")
     figures = {**judge_own(generator, stored, images, held_out, folder), "recipe": recipe}

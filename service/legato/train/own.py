@@ -54,9 +54,9 @@ def finish_own(
     generator, encoder = load_generator(folder), load_own(folder, Encoder, EncoderConfig)
     write_sefa(folder)
     say("inverting held-out images")
-    figures = {**judge_own(generator, stored, images, held_out, folder), "recipe": recipe}
+    figures = {**judge_own(generator, encoder, images, held_out, folder), "recipe": recipe}
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    write_own_card(folder, generator, stored, figures)
+    write_own_card(folder, generator, encoder, figures)
     return figures
 
 

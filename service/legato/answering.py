@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from legato.devices import Device
+from legato.devices import Device, Run
 from legato.editing.directions import Directions
 from legato.errors import LegatoError
 from legato.flights import Flight, Flights, Stopwatch
@@ -48,19 +48,20 @@ class _Last:
 class _Drawn:
     """The generator, run by a device."""
 
-    def __init__(self, generator: Generator, runner: Device) -> None:
+    def __init__(self, generator: Generator, run: Run) -> None:
         self._generator = generator
-        self._runner = runner
+        self._run = run
 
     def __call__(self, latents: Tensor, /) -> Tensor:
-        images: Tensor = self._runner.run("synthesize", self._generator, latents)
+        images: Tensor = self._run("synthesize", self._generator, latents)
         return images
 
     def styles(self, latents: Tensor, /) -> list[Tensor]:
         return self._generator.styles(latents)
 
     def synthesize(self, styles: list[Tensor], /) -> Tensor:
-        return self._runner.run("synthesize styles", self._from_styles, *styles)
+        images: Tensor = self._run("synthesize styles", self._from_styles, *styles)
+        return images
 
     def _from_styles(self, *styles: Tensor) -> Tensor:
         return self._generator.synthesize(list(styles))
@@ -76,6 +77,7 @@ class Answering:
         image_sizes: how many images are synthesized at a time: with 1 among them, increasing.
         runner: computes it.
         window: is offered the frames as keyframes.
+        run: how the generator runs, where that is not the runner's way.
     """
 
     def __init__(
@@ -87,8 +89,9 @@ class Answering:
         image_sizes: Sequence[int],
         runner: Device,
         window: Window | None = None,
+        run: Run | None = None,
     ) -> None:
-        self._generator = _Drawn(generator, runner)
+        self._generator = _Drawn(generator, run or runner.run)
         self._directions = directions
         self._tracker = tracker
         self._stage = stage

@@ -91,6 +91,9 @@ class EngineConfig:
     )
     directions: str = setting("", "file of the directions to edit along (`legato directions`); empty: the model's own")
     device: str = setting("cpu", "where the model computes: cpu, cuda, cuda:N, or auto: a GPU where there is one")
+    deltas: str = setting(
+        "", "folder of deltas (`legato tune`) that a session may be opened with, as MODEL+NAME; empty: none"
+    )
     max_sessions: int = setting(16, "sessions that may exist at once", unit="sessions", minimum=1, maximum=65536)
     queue_size: int = setting(64, "frames waiting for the engine, over all sessions", unit="frames", minimum=1)
     batch_buckets: tuple[int, ...] = setting(

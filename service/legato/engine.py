@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from legato.background import Background, stopping
 from legato.calls import Action, Call, CallQueue, Done, EngineObserver, FrameCall, SynthesisCall, Unobserved
 from legato.clips import Clips
+from legato.deltas import Deltas
 from legato.devices import watched
 from legato.editing.directions import Directions
 from legato.engine_options import EngineOptions, compute_dtype
@@ -94,18 +95,16 @@ class Engine:
             flow=self.options.flow,
             observe=lambda stage, size, seconds: self._observer.batch(stage, size, seconds) if self.ready else None,
         )
+        self.deltas = Deltas(self.options.deltas, generator, self.model)
         rows, turns, runner = self.options.clip_rows, self.options.turns, self._pipeline.runner
         self.clips = Clips(generator, encoder, directions, rows=rows, runner=runner, turns=turns)
         self.background = Background(self.options.clips, lambda: self._locked(self._changed.notify))
-        self._spare = SpareTime(self.options.window.share)
-        self._queue = queue
-        self._changed = threading.Condition()
-        self._slots = Slots(self.capacity)
+        self._queue, self._changed = queue, threading.Condition()
+        self._spare, self._slots = SpareTime(self.options.window.share), Slots(self.capacity)
         self._closed: list[Call] = []  # waited for a slot that was closed; to be answered before the next batch
-        self._stopping = False
-        self._drain_until = math.inf
+        self._stopping, self._drain_until = False, math.inf
         self._started, self.over = threading.Event(), Future[None]()
-        self._stages = Stages(self._pipeline, self.options.batch_buckets, self._shrink, turns)
+        self._stages = Stages(self._pipeline, self.options.batch_buckets, self._shrink, turns, self.deltas)
         self._observer.memory(self._pipeline.session_bytes, self._pipeline.flight_bytes)
         self._thread = threading.Thread(target=self._main, name="legato-engine", daemon=True)
 
@@ -142,7 +141,7 @@ class Engine:
 
     def release(self) -> None:
         """Lets go of the model, after `stop` and for ever; what is left of this engine holds none of its memory."""
-        del self._pipeline, self._stages, self.clips
+        del self._pipeline, self._stages, self.clips, self.deltas
 
     def open_slot(self) -> int:
         """A slot for a new session, as fresh.
@@ -159,6 +158,7 @@ class Engine:
         with self._changed:
             self._slots.close(slot)
             self._closed += self._queue.forget(slot)
+            self.deltas.take_back(slot)
             self._changed.notify()
 
     def reset_slot(self, slot: int) -> None:

@@ -28,6 +28,7 @@ class EngineOptions:
     precision: Precision = "auto"  # inside the convolutions; auto: bfloat16 where the device multiplies it natively
     clips: int = 4  # whole clips that may wait or be worked on
     clip_rows: int = 2  # frames of a clip that are computed at a time; a live frame waits for so many
+    deltas: str = ""  # folder of the deltas that sessions may have; "": none
     tracker: TrackerOptions = field(default_factory=TrackerOptions)
     window: WindowOptions = field(default_factory=WindowOptions)
     flow: FlowFinder | None = None  # between frames that come without; None: DIS

@@ -15,11 +15,11 @@ import torch
 
 from legato.answering import IMAGE_SIZES, Answering, to_pixels
 from legato.calls import SynthesisCall
-from legato.devices import Device, in_words, open_device
+from legato.devices import Device, direct, in_words, open_device
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput, LegatoError
 from legato.flights import Flight, Flights, Observe, Stopwatch, state_bytes, state_sizes
-from legato.inversion.streaming import Motion, Tracker, TrackerOptions
+from legato.inversion.streaming import Tracker, TrackerOptions
 from legato.inversion.tracker_state import TrackerState
 from legato.inversion.window import Window, WindowOptions
 from legato.models.curvature import Curvature, CurvatureConfig
@@ -29,6 +29,7 @@ from legato.models.generator import Generator
 from legato.models.refiners import Refiners
 from legato.types import FrameAnswer, FrameJob, Synthesis
 from legato.warping import Warping
+from legato.weights import SlotWeights, Weights
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Pipeline:
         self._answering = Answering(
             self.generator, directions, self._tracker, self._stage, self.image_sizes, self.runner, self._window
         )
+        self._weights = SlotWeights(self._with, Weights(self.generator, self._tracker, self._answering))
         self._warping = Warping(self.resolution, self.device, flow)
         sizes = state_sizes(generator.config)
         self._slots = TrackerState.zeros(slots + 2, **sizes, device=self.device)
@@ -118,6 +120,10 @@ class Pipeline:
         for flight in self._flights:
             if flight.job.slot == slot:
                 flight.kept = False
+
+    def tune(self, slot: int, generator: Generator | None) -> None:
+        """Gives a slot's stream a generator of its own, of the model's sizes; None: the model's again."""
+        self._weights.set(slot, generator)
 
     def check(self, job: FrameJob) -> None:
         """Raises InvalidInput or InvalidEdit for a job that this model cannot run."""
@@ -167,11 +173,8 @@ class Pipeline:
 
     def step(self, flights: Sequence[Flight]) -> None:
         """One refine step of frames, which may be of different age. After an exception they can only be abandoned."""
-        work, index = self._flights, self._flights.index(flights)
         with self._stage(flights, "refine"), torch.no_grad():
-            motion = Motion(work.state.output[index], work.visible[index])
-            first = self.runner.put(torch.tensor([flight.taken == 0 for flight in flights]))
-            self._tracker.step(work.state, index, work.images[index], motion, first)
+            self._weights.step(flights, self._flights, self.runner)
         for flight in flights:
             flight.taken += 1
 
@@ -187,7 +190,7 @@ class Pipeline:
         if not flights:
             return list
         try:
-            land = self._answering.answer(flights, self._flights, self._slots)
+            land = self._weights.answer(flights, self._flights, self._slots)
         except torch.OutOfMemoryError:
             raise
         except BaseException:
@@ -253,6 +256,13 @@ class Pipeline:
             image = self.directions.images(self.generator, code, [call.edits])
             return Synthesis(to_pixels(image)[0], code[0].cpu().numpy())
 
+    def _with(self, generator: Generator) -> Weights:
+        """For a stream's own generator: what the model's was captured for or belongs to stays out."""
+        tracker = Tracker(generator, self._tracker.curvature, None, self._tracker.options)
+        sizes, run = self._answering.sizes, direct
+        answering = Answering(generator, self.directions, tracker, self._stage, sizes, self.runner, run=run)
+        return Weights(generator, tracker, answering)
+
     @torch.inference_mode()
     def _begin(self, flights: list[Flight]) -> None:
         jobs, work = [flight.job for flight in flights], self._flights
@@ -262,9 +272,7 @@ class Pipeline:
         state = self._slots.gather([job.slot for job in jobs])
         with self._stage(flights, "encode"):
             encoded = self.runner.run("encode", self.encoder, images)
-        if self._tracker.unrolls:
-            with self._stage(flights, "residual"):
-                encoded = self._tracker.corrected(images, encoded)
+        encoded = self._weights.corrected(flights, images, encoded, self._stage)
         self._tracker.begin(state, encoded)
         self._follow(jobs, state)
         moving = [row for row, job in enumerate(jobs) if job.max_steps > 0]

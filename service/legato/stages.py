@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from legato.calls import Action, Call, FrameCall, Stage, SynthesisCall, guarded
+from legato.deltas import Deltas
 from legato.devices import in_words, watched
 from legato.errors import DeadlineMissed, DeviceLost, LegatoError, OutOfMemory
 from legato.flights import Flight
@@ -34,6 +35,7 @@ class Stages:
         buckets: sizes of batches, increasing.
         shrink: told the largest size that is left to be tried when there was no memory for a larger one.
         turns: of all that compute on the device.
+        deltas: tells of slots that get weights of their own.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Stages:
         buckets: Sequence[int] = (1,),
         shrink: Callable[[int], None] = lambda largest: None,
         turns: Turns | None = None,
+        deltas: Deltas | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._buckets = buckets
         self._shrink = shrink
+        self._deltas = deltas
         self._turns = turns or Turns()
         self._flights: dict[Call, Flight] = {}
         self._issued: deque[tuple[Action, Landing]] = deque()
@@ -72,6 +76,8 @@ class Stages:
 
         Both raise DeviceLost.
         """
+        for slot, generator in self._deltas.changes() if self._deltas else ():
+            self._pipeline.tune(slot, generator)
         device = self._pipeline.runner
         turn = nullcontext() if action.stage is Stage.DROP else self._turns.turn()
         with watched(device), turn:

@@ -122,6 +122,7 @@ def build_engine(
             clip_rows=settings.clip_rows,
             threads=settings.threads,
             flow=load_raft(settings.flow_weights, generator.w_avg.device) if settings.flow == "raft" else None,
+            deltas=settings.deltas,
             precision=settings.precision,  # type: ignore[arg-type]  # one of its choices
             tracker=TrackerOptions(
                 lr=settings.refine_lr,

@@ -8,7 +8,8 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -25,6 +26,9 @@ from legato.store import Entry, SessionStore
 from legato.types import FrameAnswer, FrameJob
 from legato_pb import inversion_pb2 as pb
 from legato_pb import inversion_pb2_grpc
+
+if TYPE_CHECKING:
+    from legato.models.generator import Generator
 
 CLOSE_SECONDS = 5.0  # what a stream has to answer its frames after CloseSession
 
@@ -82,10 +86,14 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             self._leave(entry)
 
     async def _open(self, request: pb.Open, context: Context) -> tuple[Entry[SessionStream], str]:
-        with self._models.use(request.model) as served:
-            return self._open_on(served, request, context)
+        base, _, delta = request.model.partition("+")
+        with self._models.use(base) as served:
+            tuned = await asyncio.to_thread(served.engine.deltas.load, delta) if delta else None
+            return self._open_on(served, request, context, delta, tuned)
 
-    def _open_on(self, served: Served, request: pb.Open, context: Context) -> tuple[Entry[SessionStream], str]:
+    def _open_on(
+        self, served: Served, request: pb.Open, context: Context, delta: str, tuned: Generator | None
+    ) -> tuple[Entry[SessionStream], str]:
         parts = self._parts_of(served)
         reader = parts.reader
         policy, settings = reader.policy(request.options.policy), reader.settings(request.options)
@@ -95,7 +103,7 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             return Session(
                 id=id,
                 slot=slot,
-                model=reader.model.name,
+                model=f"{reader.model.name}+{delta}" if delta else reader.model.name,
                 policy=policy,
                 settings=settings,
                 credits=self._credits,
@@ -104,6 +112,9 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             )
 
         entry, token = self._store.open(served, make)
+        if tuned is not None:
+            served.engine.deltas.give(entry.session.slot, delta, tuned)
+            parts = _tuned(parts, entry.session.slot)
         entry.session.attach(0, request.options.credits or math.inf)
         entry.stream = SessionStream(parts, entry.session, context)
         fields = {"session": entry.session.id, "policy": policy.value, "model": served.source.label}
@@ -117,13 +128,13 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
             await old.over.wait()
             await asyncio.sleep(0)  # the old call lets its session go
         served = _served(entry)
-        if request.model not in ("", served.source.name, served.source.label):
+        if request.model.partition("+")[0] not in ("", served.source.name, served.source.label):
             raise NotFound(
                 f"this session is one of {served.source.label!r}; got model {request.model[:100]!r}. Leave it empty, "
                 "or open a new session",
                 reason="MODEL_NOT_FOUND",
             )
-        parts = self._parts_of(served)
+        parts = _tuned(self._parts_of(served), entry.session.slot)
         entry.stream = SessionStream(parts, entry.session, context)
         try:
             await entry.stream.resume(request.last_seq, request.options.credits or math.inf)
@@ -277,3 +288,11 @@ def _set(future: asyncio.Future[FrameAnswer], result: FrameAnswer | LegatoError)
         future.set_result(result)
     else:
         future.set_exception(result)
+
+
+def _tuned(parts: Parts, slot: int) -> Parts:
+    """For a session whose slot has weights of its own: its results tell whose."""
+    model = parts.engine.deltas.model(slot)
+    if model is parts.engine.model:
+        return parts
+    return replace(parts, reader=replace(parts.reader, model=model), ref=messages.model_ref(model))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from legato.errors import ConfigError, InvalidImage
 from legato.images import fit
 from legato.offline import find, read
-from legato.offline.reading import Timing, read_image
+from legato.offline.reading import Reading, Timing, read_image
 from legato.offline.video import write_video
 
 
@@ -192,3 +192,21 @@ def test_without_pyav_images_are_read_and_videos_refused(tmp_path: Path) -> None
         "(1, 16, 16, 3)",
         "ConfigError video files need PyAV: pip install 'legato[video]' (folders of images work without it)",
     ]
+
+
+def test_a_part_of_a_source_and_its_middle(tmp_path: Path) -> None:
+    frames = np.stack([np.full((32, 48, 3), 20 * number, np.uint8) for number in range(8)])
+    write_video(tmp_path / "clip.mp4", frames, Timing(Fraction(25), Fraction(1, 25), tuple(range(8))))
+    (source,) = find([tmp_path / "clip.mp4"])
+    whole = read(source, 32)
+    item = read(source, 32, how=Reading(-3, None, "crop"))
+    assert item.labels == ("000005", "000006", "000007")
+    assert item.timing is not None
+    assert whole.timing is not None
+    assert item.timing.pts == tuple(pts - whole.timing.pts[5] for pts in whole.timing.pts[5:])
+    assert item.fitted == "clip.mp4: 3 frames of 48x32 -> 32x32, cropped to the middle"
+    assert item.frames[:, 0, 16].min() > 80  # no bar above
+    assert whole.frames[-1, 0, 16].max() < 60
+    assert read(source, 32, how=Reading(1, 3)).labels == ("000001", "000002")
+    with pytest.raises(InvalidImage, match="none of its frames"):
+        read(source, 32, how=Reading(8, None))

@@ -56,6 +56,7 @@ def answers(pipe: Pipeline, slots: list[int], model: Model, length: int = 3) -> 
 def assert_same(found: list[FrameAnswer], wanted: list[FrameAnswer]) -> None:
     for a, b in zip(found, wanted, strict=True):
         assert a.latents is not None
+        assert b.latents is not None
         assert a.steps == b.steps
         np.testing.assert_allclose(a.latents, b.latents, **BATCH_LATENTS_FLOAT32)
         for one, other in ((a.reconstruction, b.reconstruction), (a.edited, b.edited)):

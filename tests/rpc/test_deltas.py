@@ -86,10 +86,11 @@ def test_it_is_resumed_with_its_weights(tuned: Running) -> None:
     [("tiny+you", "DELTA_NOT_FOUND"), ("tiny+other", "DELTA_REFUSED"), ("huge+me", "MODEL_NOT_FOUND")],
 )
 def test_what_cannot_be_opened_takes_no_place(tuned: Running, model: str, reason: str) -> None:
+    taken = tuned.value("legato_sessions_active")
     with tuned.wire() as wire:
         refused = refusal(wire.open, model=model)
     assert refused.reason == reason
-    assert tuned.value("legato_sessions_active") == 0
+    assert tuned.value("legato_sessions_active") == taken
 
 
 def test_without_a_folder_there_are_no_deltas(running: Running) -> None:

@@ -65,8 +65,10 @@ def spread(make: str, folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-c", WORKER.format(make=make), str(folder)]
     started = []
     for rank in range(2):
-        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        started.append(subprocess.Popen(command, env={**os.environ, **where, "MASTER_PORT": str(port)}))
+        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "t"}
+        started.append(
+            subprocess.Popen(command, env={**os.environ, **where, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        )
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -99,14 +101,14 @@ def test_batch_that_cannot_be_dealt_out_is_refused() -> None:
 
 
 def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert join("cpu") == (ALONE, "cpu")
     with ALONE.in_turn():
         assert ALONE.agree(True, False) == (True, False)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "t")
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
     with pytest.raises(ConfigError, match=r"torchrun started process \d+ of this machine, which has \d+ GPUs"):
         join("cuda")

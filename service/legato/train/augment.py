@@ -31,9 +31,9 @@ class AdaptiveAugment(nn.Module):
     p: Tensor
     signs: Tensor
 
-    def __init__(self, target: float = TARGET, rise_images: int = RISE_IMAGES) -> None:
+    def __init__(self, target: float = TARGET, rise_images: int = RISE_IMAGES, group: Group = ALONE) -> None:
         super().__init__()
-        self.target, self.rise_images = target, rise_images
+        self.target, self.rise_images, self.group = target, rise_images, group
         self.register_buffer("p", torch.zeros(()))
         self.register_buffer("signs", torch.zeros(2))  # since p was last moved: sum, count
 
@@ -44,13 +44,13 @@ class AdaptiveAugment(nn.Module):
 
     @torch.no_grad()
     def observe(self, real_scores: Tensor) -> None:
-        """Takes in the scores [B, 1] that augmented real images got."""
-        self.signs += torch.stack([real_scores.float().sign().sum(), self.signs.new_tensor(len(real_scores))])
+        """Takes in the scores [B, 1] that augmented real images got, in all processes."""
+        found = torch.stack([real_scores.float().sign().sum(), self.signs.new_tensor(len(real_scores))])
+        self.signs += self.group.mean_(found) * self.group.size
 
     @torch.no_grad()
-    def adapt(self, group: Group = ALONE) -> Tensor:
-        """Moves p by what all processes observed since, by so many images; gives r_t."""
-        group.mean_(self.signs).mul_(group.size)
+    def adapt(self) -> Tensor:
+        """Moves p by what was observed since, by so many images; gives r_t."""
         r_t = self.signs[0] / self.signs[1].clamp_min(1)
         if self.target:
             self.p.add_((r_t - self.target).sign() * self.signs[1] / self.rise_images).clamp_(0, 1)

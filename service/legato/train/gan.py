@@ -130,7 +130,7 @@ class GanTraining(Training):
         narrow = GeneratorConfig(**{**asdict(config.generator), "channel_base": config.discriminator_base})
         self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(self.device)
         self.path_length = PathLength().to(self.device)
-        self.augment = AdaptiveAugment(config.ada_target, config.ada_images).to(self.device)
+        self.augment = AdaptiveAugment(config.ada_target, config.ada_images, group).to(self.device)
         self.emas = [Ema(self.generator, self.average, config.ema_images)]
         self.optimizer = lazy_adam(self.generator.parameters(), config.rate, PATH_INTERVAL)
         self.d_optimizer = lazy_adam(self.discriminator.parameters(), config.rate, R1_INTERVAL)
@@ -189,7 +189,7 @@ class GanTraining(Training):
         if self.steps % R1_INTERVAL == 0:
             values |= self._r1_step(real)
         if self.steps % INTERVAL == INTERVAL - 1:
-            values["r_t"] = self.augment.adapt(self.group)
+            values["r_t"] = self.augment.adapt()
         return self.config.batch, values
 
     def _generator_step(self) -> Values:

@@ -106,7 +106,7 @@ class JointTraining(Training):
         self.generator, self.encoder = make()
         narrow = GeneratorConfig(**{**asdict(config.generator), "channel_base": config.discriminator_base})
         self.discriminator = Discriminator(narrow, autocast_dtype=dtype).to(device)
-        self.augment = AdaptiveAugment(config.ada_target, config.ada_images).to(device)
+        self.augment = AdaptiveAugment(config.ada_target, config.ada_images, group).to(device)
         averages = make()
         self.emas = [
             Ema(n, a, config.ema_images) for n, a in zip((self.generator, self.encoder), averages, strict=True)
@@ -236,7 +236,7 @@ class JointTraining(Training):
         r1_weight = R1_GAMMA / 2 * R1_INTERVAL if self.steps % R1_INTERVAL == 0 else 0.0
         values = discriminator_step(self.discriminator, self.d_optimizer, x, fake, r1_weight, self.augment)
         if self.config.ada_target and self.steps % INTERVAL == INTERVAL - 1:
-            return {**values, "r_t": self.augment.adapt(self.group), "p": self.augment.p.clone()}
+            return {**values, "r_t": self.augment.adapt(), "p": self.augment.p.clone()}
         return values
 
 

@@ -6,7 +6,6 @@ depend on how many they are and one random state in the checkpoint is that of al
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,11 +85,10 @@ def join(device: str) -> tuple[Group, str]:
 
     Without torchrun the process is alone. Raises ConfigError for more processes than GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
         return ALONE, device
     if device.startswith("cuda"):
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = dist.get_node_local_rank()
         if local >= torch.cuda.device_count():
             raise ConfigError(
                 f"torchrun started process {local} of this machine, which has {torch.cuda.device_count()} GPUs. Give "

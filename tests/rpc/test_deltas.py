@@ -18,7 +18,7 @@ from legato.config import EngineConfig
 from legato.models import load_generator
 from legato.models.delta import save_delta
 from legato_pb import inversion_pb2 as pb
-from tests.rpc.conftest import Running, wait_until
+from tests.rpc.running import Running, wait_until
 from tests.rpc.wire import pixels, refusal
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from legato.benchmarks.stamp import stamp
-from legato_client import AsyncClient, AsyncSession, Budget, Client, Edit, LegatoError, Overloaded
+from legato_client import AsyncClient, AsyncSession, Budget, Client, ConnectionLost, Edit, LegatoError, Overloaded
 from legato_client.load import walk
 from legato_client.local import LocalServer, local_server
 
@@ -58,7 +58,7 @@ class Soak:
             try:
                 await way()
                 self.counts[way.__name__.strip("_")] += 1
-            except Overloaded as error:
+            except (Overloaded, ConnectionLost) as error:  # gRPC may lose the reason of a refusal
                 self.counts[f"refused {error.reason}"] += 1
                 await asyncio.sleep(0.1)
 

@@ -74,6 +74,7 @@ def test_the_reason_chooses_the_class_and_the_status_where_it_is_new(
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit", errors.Overloaded, "Concurrent"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", errors.DeadlineMissed, "did not answer in the time"),
         (grpc.StatusCode.CANCELLED, "", errors.Cancelled, "CANCELLED from here:1"),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", errors.ConnectionLost, "why was lost; try again"),
         (grpc.StatusCode.UNKNOWN, "boom", errors.ServerError, "boom"),
     ],
 )

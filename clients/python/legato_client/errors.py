@@ -191,6 +191,9 @@ def _without_details(
             ConnectionLost,
             f"the server at {address} went away in the middle of the call ({text or 'no reason told'})",
         )
+    if status is grpc.StatusCode.INTERNAL and text.startswith("Internal error from Core"):
+        # grpc.aio, when the server ends a call while a message is on its way: the status that it sent is lost
+        return ConnectionLost, f"{address} ended the call while it was being sent to, and why was lost; try again"
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
         return MessageTooLarge, f"one message is over the limit: send a smaller image, or a JPEG ({text})"
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:

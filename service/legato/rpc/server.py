@@ -100,13 +100,8 @@ class Server:
             ended=lambda outcome: self._metrics.sessions.labels(outcome).inc(),
         )
         self._metrics.sessions_active.set_function(lambda: len(store))
-        self._clips = ClipDesk(
-            models,
-            self._parts_of,
-            self._metrics,
-            max_frames=config.max_clip_frames,
-            max_steps=config.max_clip_steps,
-        )
+        limits = {"max_frames": config.max_clip_frames, "max_steps": config.max_clip_steps}
+        self._clips = ClipDesk(models, self._parts_of, self._metrics, **limits)
         self._servicer = Servicer(
             models,
             self._parts_of,

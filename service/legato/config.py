@@ -130,7 +130,7 @@ class EngineConfig:
     )
     flow_weights: str = setting("", "file of RAFT's weights, torchvision's raft_small or raft_large")
     residual_steps: int = setting(
-        1, "steps of the residual encoder on every frame, where the model has one", unit="steps", minimum=0, maximum=4
+        0, "steps of the residual encoder on every frame, where the model has one", unit="steps", minimum=0, maximum=4
     )
     refine_lr: float = setting(
         0.2, "rate of a gradient step, in standard deviations of a correction", minimum=0.0, maximum=1.0

@@ -39,7 +39,7 @@ class TrackerOptions:
     smoothing: float = 0.5  # weight of the newest c in what is shown
     flow_weight: float = 0.0  # of flow consistency, beside 1 for the mean squared error
     prior_weight: float = 0.0  # of mean(c^2)
-    residual_steps: int = 1  # of the residual encoder on every frame, where the model has one
+    residual_steps: int = 0  # of the residual encoder on every frame, where the model has one
     pull: float = 0.2  # of c to the window's in a frame that takes steps of its own
     cut_change: float = 0.15  # mean squared change of the image, as the codes tell it, that is a scene cut
     cut_factor: float = 1.5  # a root mean squared error this many times the running one is a scene cut: 3.5 dB

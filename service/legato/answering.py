@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from legato.devices import Device, Run
+from legato.devices import Device, Run, direct
 from legato.editing.directions import Directions
 from legato.errors import LegatoError
 from legato.flights import Flight, Flights, Stopwatch
@@ -98,6 +98,10 @@ class Answering:
         self.sizes = tuple(image_sizes)
         self._runner = runner
         self.window = window
+
+    def of(self, generator: Generator, tracker: Tracker) -> Answering:
+        """The same for another generator of these sizes, run as it is, and without a window."""
+        return Answering(generator, self._directions, tracker, self._stage, self.sizes, self._runner, run=direct)
 
     @torch.inference_mode()
     def answer(self, flights: Sequence[Flight], work: Flights, slots: TrackerState) -> Land:

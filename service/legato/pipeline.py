@@ -15,7 +15,7 @@ import torch
 
 from legato.answering import IMAGE_SIZES, Answering, to_pixels
 from legato.calls import SynthesisCall
-from legato.devices import Device, direct, in_words, open_device
+from legato.devices import Device, in_words, open_device
 from legato.editing.directions import Directions
 from legato.errors import InvalidInput, LegatoError
 from legato.flights import Flight, Flights, Observe, Stopwatch, state_bytes, state_sizes
@@ -103,7 +103,7 @@ class Pipeline:
         self._answering = Answering(
             self.generator, directions, self._tracker, self._stage, self.image_sizes, self.runner, self._window
         )
-        self._weights = SlotWeights(self._with, Weights(self.generator, self._tracker, self._answering))
+        self._weights = SlotWeights(Weights(self.generator, self._tracker, self._answering))
         self._warping = Warping(self.resolution, self.device, flow)
         sizes = state_sizes(generator.config)
         self._slots = TrackerState.zeros(slots + 2, **sizes, device=self.device)
@@ -255,13 +255,6 @@ class Pipeline:
                 code = self.generator.map(drawn.to(self.device), call.truncation)
             image = self.directions.images(self.generator, code, [call.edits])
             return Synthesis(to_pixels(image)[0], code[0].cpu().numpy())
-
-    def _with(self, generator: Generator) -> Weights:
-        """For a stream's own generator: what the model's was captured for or belongs to stays out."""
-        tracker = Tracker(generator, self._tracker.curvature, None, self._tracker.options)
-        sizes, run = self._answering.sizes, direct
-        answering = Answering(generator, self.directions, tracker, self._stage, sizes, self.runner, run=run)
-        return Weights(generator, tracker, answering)
 
     @torch.inference_mode()
     def _begin(self, flights: list[Flight]) -> None:

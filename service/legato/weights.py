@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,11 @@ class Weights:
     tracker: Tracker
     answering: Answering
 
+    def own(self, generator: Generator) -> Weights:
+        """For a stream's own generator: what the model's was captured for or belongs to stays out."""
+        tracker = Tracker(generator, self.tracker.curvature, None, self.tracker.options)
+        return Weights(generator, tracker, self.answering.of(generator, tracker))
+
 
 class SlotWeights:
     """Which weights each slot has: the model's, or its own. Slots with the same generator share them.
@@ -34,8 +39,8 @@ class SlotWeights:
     a generator; `common` is the model's.
     """
 
-    def __init__(self, make: Callable[[Generator], Weights], common: Weights) -> None:
-        self._make, self._common = make, common
+    def __init__(self, common: Weights) -> None:
+        self._common = common
         self._own: dict[int, Weights] = {}
 
     def set(self, slot: int, generator: Generator | None) -> None:
@@ -44,7 +49,7 @@ class SlotWeights:
             self._own.pop(slot, None)
             return
         same = (weights for weights in self._own.values() if weights.generator is generator)
-        self._own[slot] = next(same, None) or self._make(generator)
+        self._own[slot] = next(same, None) or self._common.own(generator)
 
     def corrected(self, flights: Sequence[Flight], images: Tensor, encoded: Tensor, stage: Stopwatch) -> Tensor:
         """The codes [N, L, D] after the steps of the residual encoder, where there is one."""

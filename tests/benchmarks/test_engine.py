@@ -212,4 +212,4 @@ def test_streams_are_watched_in_real_time(model: Path) -> None:
         assert watched["age_p95_ms"] > 0
         assert watched["still_regions_change_levels"] == {"mean": 0.0, "most": 0.0}, "no pixel of these frames stays"
     late = [found["streams"][name]["late_psnr_db"] for name in ("encoder_on", "encoder_off")]
-    assert found["gain_db"] == pytest.approx(late[0] - late[1], abs=REPORTED)
+    assert found["gain_db"] == pytest.approx(late[0] - late[1], abs=2 * REPORTED)  # each figure is rounded

@@ -178,7 +178,7 @@ def test_options_that_make_no_sense(
         (["--device", "cuda:99"], "--device cuda:99 asks for a GPU that torch does not find"),
         (["--weights-only"], "--weights-only belongs to --recipe joint"),
         (["--data", "nowhere"], "there is none of them at nowhere. Make renders with: legato render --dataset nowhere"),
-        (["--recipe", "joint"], "no network of these sizes: resolution is a power of two of at least 64; got 16"),
+        (["--recipe", "joint"], "no network of these sizes: resolution is a power of two of at least 32; got 16"),
         (["--recipe", "joint", "--resolution", "64", "--weights-only"], "--weights-only belongs to renders"),
         (["--hold-out", "last:24"], "--hold-out last:24 keeps 24 of the 24 images of"),
         (["--recipe", "joint", "--r1-gamma", "1"], "--r1-gamma belongs to --recipe gan"),

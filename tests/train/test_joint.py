@@ -128,8 +128,8 @@ def test_recipe_at_another_resolution(resolution: int) -> None:
 
 
 def test_recipe_refuses_a_size_that_no_encoder_has() -> None:
-    with pytest.raises(ConfigError, match="power of two of at least 64; got 32"):
-        joint_config(32, Options())
+    with pytest.raises(ConfigError, match="power of two of at least 32; got 16"):
+        joint_config(16, Options())
 
 
 def test_exported_files_give_the_same_images(tmp_path: Path) -> None:

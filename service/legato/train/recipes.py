@@ -46,7 +46,7 @@ class Options:
 
 
 def joint_config(resolution: int, options: Options) -> JointConfig:
-    """The recipe of heads-128, at any resolution of 64 pixels and more. Raises ConfigError."""
+    """The recipe of heads-128, at any resolution of 32 pixels and more. Raises ConfigError."""
     with sizes():
         base = options.channel_base or 32 * resolution
         generator = GeneratorConfig(

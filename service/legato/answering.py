@@ -170,6 +170,7 @@ class Answering:
             if begins[row]:
                 window.reset(slot)
             window.offer(slot, last.images[row], last.state.encoded[row])
+            window.owe(slot, last.jobs[row].window_steps)
 
     def _measure(self, last: _Last, rebuilt: Tensor) -> Tensor:
         """PSNR [M] of the rows that have a reconstruction, which becomes their last output.

@@ -152,6 +152,9 @@ class EngineConfig:
     window_rows: int = setting(
         2, "keyframes that are computed at a time; a stream's frame may wait for so many", minimum=1, maximum=64
     )
+    max_window_steps: int = setting(
+        4, "most steps a client may ask for on its window after each frame, idle or not", unit="steps", minimum=0
+    )
     window_blend_seconds: float = setting(
         0.2, "time in which a stream follows its window", unit="seconds", minimum=0.01, maximum=60.0
     )
@@ -171,6 +174,16 @@ class EngineConfig:
     def buckets(self) -> tuple[int, ...]:
         """The batch sizes that are run. Most kernels sum in another order in another batch; not so in one of one."""
         return (1,) if self.batch_invariant else self.batch_buckets
+
+    @property
+    def share(self) -> float:
+        """Of the time, for windows. What one finds depends on the compute that others leave it."""
+        return 0.0 if self.batch_invariant else self.window_share
+
+    @property
+    def most_window_steps(self) -> int:
+        """That a client may ask for, where there are windows."""
+        return self.max_window_steps if self.share else 0
 
 
 @dataclass(frozen=True, slots=True)

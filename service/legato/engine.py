@@ -208,7 +208,7 @@ class Engine:
     # the engine's thread --------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Take an action, run it, give the answers that came of it; or else improve a stream."""
+        """Take an action, run it, give the answers that came of it; improve a stream where none came, or one asks."""
         action = self._take()
         idle = action is None and not self._stages.busy
         for done, ended, seconds in self._stages.turn(action):
@@ -216,17 +216,19 @@ class Engine:
                 left = self._queue.done(done, time.monotonic(), seconds, ended=ended)
             for call in left:
                 self._give(call, ended[call])
-        if idle and self._pipeline.improves and self._spare.wait(began := time.monotonic()) <= 0.0:
-            self._observer.window(self._stages.improve())
-            self._spare.spent(time.monotonic() - began)
         self._beat()
+        owed = self._pipeline.owes and (action is None or not self._queue.overloaded(self.heartbeat))
+        if owed or (idle and self._pipeline.improves and self._spare.wait(self.heartbeat) <= 0.0):
+            self._observer.window(self._stages.improve())
+            self._spare.spent(0.0 if owed else time.monotonic() - self.heartbeat)
 
     def _take(self) -> Action | None:
         """The next action; None when none came up within a heartbeat. New slots are reset, closed ones answered."""
         with self._changed:
             action = self._queue.next(now := time.monotonic(), flush=self._stopping)
             idle = not self.background.ready or len(self._queue)  # calls that wait for company wait beside a clip too
-            if action is None and not (self._stages.busy or self._closed or self._stopping) and idle:
+            busy = self._stages.busy or self._closed or self._stopping or self._pipeline.owes
+            if action is None and idle and not busy:
                 spare = self._spare.wait(now) if self._pipeline.improves else math.inf
                 self._changed.wait(min(self._queue.wake_time(now) - now, spare, HEARTBEAT_SECONDS))
                 action = self._queue.next(time.monotonic(), flush=self._stopping)
@@ -244,9 +246,7 @@ class Engine:
         """Between two parts of a clip: what waits is run first. Raises ShuttingDown after `stop`."""
         self._beat()
         until = time.monotonic() + PATIENCE_SECONDS
-        while (own := self._queue.busy or self._closed) or self.options.turns.rest():
-            if time.monotonic() >= until:
-                break
+        while ((own := self._queue.busy or self._closed) or self.options.turns.rest()) and time.monotonic() < until:
             if own:
                 self.step()
         if self._stopping:

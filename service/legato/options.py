@@ -43,10 +43,14 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much work a frame may cost. It counts as late `deadline_seconds` after arrival; 0: the server's default."""
+    """How much work a frame may cost. It counts as late `deadline_seconds` after arrival; 0: the server's default.
+
+    `window_steps` are taken after it on its stream's window, even where that keeps others waiting.
+    """
 
     max_steps: int = 0
     deadline_seconds: float = 0.0
+    window_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

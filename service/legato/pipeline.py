@@ -218,6 +218,11 @@ class Pipeline:
         """Whether a window has something to do."""
         return self._window is not None and self._window.ready
 
+    @property
+    def owes(self) -> bool:
+        """Whether a stream has asked for steps on its window."""
+        return self._window is not None and self._window.owes
+
     def improve(self) -> int:
         """One joint step of a stream's keyframes: of how many."""
         if self._window is None:

@@ -81,6 +81,7 @@ class FrameJob:
     edits: tuple[Edit, ...] = ()  # what `edited` shows; none: there is no such image
     outputs: Outputs = field(default_factory=Outputs)
     max_steps: int = 0
+    window_steps: int = 0  # on the stream's window, after the frame
     arrival: float = 0.0  # monotonic seconds
     deadline: float = math.inf  # monotonic seconds
     flow: Flow | None = None

@@ -86,7 +86,7 @@ def test_open_says_what_was_asked_for() -> None:
         model="m",
         edits={"smile": 2.0},
         policy="latest",
-        budget=Budget(max_steps=3),
+        budget=Budget(max_steps=3, window_steps=2),
         outputs=Outputs(reconstruction=False, latents=True, format="png"),
         answers_ahead=8,
         resume_token="t",
@@ -97,7 +97,7 @@ def test_open_says_what_was_asked_for() -> None:
     options = pb.SessionOptions(
         policy=pb.DELIVERY_POLICY_LATEST,
         edits=[pb.Edit(direction="smile", strength=2.0)],
-        budget=pb.Budget(max_steps=3),
+        budget=pb.Budget(max_steps=3, window_steps=2),
         output=pb.OutputOptions(
             skip_reconstruction=True, latents=True, format=pb.IMAGE_FORMAT_PNG, jpeg_quality=Outputs().jpeg_quality
         ),

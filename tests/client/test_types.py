@@ -29,6 +29,7 @@ def test_an_edit_has_a_name_and_a_finite_strength(make: Callable[[], Edit], mess
     ("make", "message"),
     [
         (lambda: Budget(max_steps=-1), "max_steps"),
+        (lambda: Budget(window_steps=-1), "window_steps"),
         (lambda: Budget(deadline_seconds=math.nan), "deadline_seconds"),
         (lambda: Outputs(format="gif"), "raw, jpeg, png; got 'gif'"),  # type: ignore[arg-type]
         (lambda: Outputs(jpeg_quality=0), "1..100; got 0"),

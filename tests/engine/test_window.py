@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from legato.engine import Engine
-from legato.types import Frame, FrameJob
+from legato.types import Frame, FrameAnswer, FrameJob
 from tests.engine.recorder import Recorder
-from tests.engine.test_engine import SOON, build, run
+from tests.engine.test_engine import SOON, build, run, submit
 from tests.pipeline.model import Model, small_model, stream
 
 JUMP = 0.2  # of the whole way that a stream goes to its window, in one frame
@@ -100,3 +100,25 @@ def test_no_share_means_no_window(model: Model, frames: list[Frame]) -> None:
         assert steps_heard(recorder) == 0
     finally:
         engine.stop(0.0)
+
+
+@pytest.mark.parametrize("asked", [0, 1, 3])
+def test_a_stream_that_asks_has_its_steps_while_frames_wait(model: Model, frames: list[Frame], asked: int) -> None:
+    recorder = Recorder()
+    engine = build(model, observer=recorder, share=1.0)
+    first, other = engine.open_slot(), engine.open_slot()
+    answers = submit(
+        engine,
+        FrameJob(first, 1, frames[0], window_steps=asked),
+        *[FrameJob(other, seq, frames[1]) for seq in range(1, 9)],
+    )
+    engine.start()
+    try:
+        assert all(isinstance(answer, FrameAnswer) for answer in answers())
+        rest(recorder)
+    finally:
+        engine.stop(0.0)
+    last = max(at for at, name in enumerate(recorder.heard) if name[:2] == ("batch", "synthesize"))
+    meanwhile = [entry for entry in recorder.heard[:last] if entry[0] == "window"]
+    assert len(meanwhile) == asked
+    assert len([entry for entry in recorder.heard if entry[0] == "window"]) > asked, "the rest when nobody waits"

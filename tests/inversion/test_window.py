@@ -59,6 +59,10 @@ def target(scenes: Scenes, slot: int, frame: int = 0) -> Tensor:
     return scenes.window.target([slot], scenes.codes[frame : frame + 1])[0]
 
 
+def owes(scenes: Scenes) -> bool:
+    return scenes.window.owes
+
+
 def improve(scenes: Scenes, steps: int) -> None:
     with torch.no_grad():
         for _ in range(steps):
@@ -92,6 +96,27 @@ def test_streams_do_not_touch_each_other(scenes: Scenes) -> None:
     improve(alone, 3)
     torch.testing.assert_close(together, target(alone, 0), **EXACT)
     assert not scenes.window.target([1], scenes.codes[:1])[1].any()
+
+
+def test_streams_that_are_owed_steps_come_first_and_are_owed_no_others(scenes: Scenes) -> None:
+    scenes.offer(0, 0, 3)
+    scenes.offer(2, 5, 8)
+    assert not owes(scenes)
+    scenes.window.owe(2, 7)
+    scenes.window.owe(2, 2)
+    scenes.window.owe(1, 5)  # has no keyframe
+    before = target(scenes, 0)
+    improve(scenes, 1)
+    assert owes(scenes)
+    improve(scenes, 1)
+    assert not owes(scenes)
+    torch.testing.assert_close(target(scenes, 0), before, **EXACT)
+    assert target(scenes, 2).any()
+    improve(scenes, 1)
+    assert target(scenes, 0).any(), "then it is the other's turn"
+    scenes.window.owe(0, 3)
+    scenes.window.reset(0)
+    assert not owes(scenes)
 
 
 def test_reset_forgets(scenes: Scenes) -> None:

@@ -53,6 +53,14 @@ def add_stream_options(clip: argparse.ArgumentParser) -> None:
     )
     clip.add_argument("--policy", choices=("ordered", "latest"), default="ordered", help="(default: %(default)s)")
     clip.add_argument("--show", choices=("reconstruction", "edited"), help="default: edited, if there is an --edit")
+    clip.add_argument(
+        "--window-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="quality first: joint steps on the stream's keyframes after every frame, on a busy server too "
+        "(default: %(default)s, in time that it has left)",
+    )
     clip.add_argument("--live", action="store_true", help="send each frame at its time, as a camera would")
     clip.add_argument("--no-sound", action="store_true", help="leave the sound of a video file out")
     add_align_options(clip)
@@ -81,7 +89,7 @@ def stream(args: argparse.Namespace) -> None:
             edits=edits,
             variants=variants,
             policy=args.policy,
-            budget=Budget(max_steps=args.steps),
+            budget=Budget(max_steps=args.steps, window_steps=args.window_steps),
             outputs=outputs,
             alignment=plan.on_server if plan else None,
         )

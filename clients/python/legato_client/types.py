@@ -55,14 +55,20 @@ def variant_list(variants: Variants) -> tuple[tuple[str, tuple[Edit, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much work a frame may cost: gradient steps, and the wanted answer time (0: the server's default)."""
+    """How much work a frame may cost: gradient steps, and the wanted answer time (0: the server's default).
+
+    `window_steps` are joint steps on the stream's window after each frame, even on a busy server: quality first.
+    """
 
     max_steps: int = 0
     deadline_seconds: float = 0.0
+    window_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.max_steps < 0:
             raise InvalidInput(f"max_steps is a count of gradient steps, 0 or more; got {self.max_steps}")
+        if self.window_steps < 0:
+            raise InvalidInput(f"window_steps is a count of steps, 0 or more; got {self.window_steps}")
         if not (math.isfinite(self.deadline_seconds) and self.deadline_seconds >= 0):
             raise InvalidInput(f"deadline_seconds is a finite time, 0 or more; got {self.deadline_seconds}")
 
@@ -171,6 +177,7 @@ class Limits:
     max_edits: int
     resume_seconds: float
     max_variants: int = 0
+    max_window_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

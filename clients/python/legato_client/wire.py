@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -83,7 +84,7 @@ def variant_messages(values: Variants | None) -> pb.VariantList | None:
 
 
 def budget(value: Budget | None) -> pb.Budget | None:
-    return None if value is None else pb.Budget(max_steps=value.max_steps, deadline_seconds=value.deadline_seconds)
+    return None if value is None else pb.Budget(**dataclasses.asdict(value))
 
 
 def outputs(value: Outputs | None) -> pb.OutputOptions | None:
@@ -175,6 +176,7 @@ def read_limits(message: pb.Limits) -> Limits:
         max_edits=message.max_edits,
         resume_seconds=message.resume_seconds,
         max_variants=message.max_variants,
+        max_window_steps=message.max_window_steps,
     )
 
 

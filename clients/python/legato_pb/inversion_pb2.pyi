@@ -355,19 +355,23 @@ class Budget(_message.Message):
 
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
+    WINDOW_STEPS_FIELD_NUMBER: _builtins.int
     max_steps: _builtins.int
     """gradient steps on the carried correction, 0..limits.max_steps"""
     deadline_seconds: _builtins.float
     """wanted answer time after arrival; 0: the server's default"""
+    window_steps: _builtins.int
+    """joint steps on the stream's window after the frame, on a busy server too: quality"""
     def __init__(
         self,
         *,
         max_steps: _builtins.int = ...,
         deadline_seconds: _builtins.float = ...,
+        window_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_seconds", b"deadline_seconds", "max_steps", b"max_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_seconds", b"deadline_seconds", "max_steps", b"max_steps", "window_steps", b"window_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -734,6 +738,7 @@ class Limits(_message.Message):
     MAX_EDITS_FIELD_NUMBER: _builtins.int
     RESUME_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_VARIANTS_FIELD_NUMBER: _builtins.int
+    MAX_WINDOW_STEPS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     max_pixels: _builtins.int
     """of one input image"""
@@ -745,6 +750,8 @@ class Limits(_message.Message):
     """how long a session without a stream is kept"""
     max_variants: _builtins.int
     """of one frame"""
+    max_window_steps: _builtins.int
+    """0: this server has no windows"""
     def __init__(
         self,
         *,
@@ -755,10 +762,11 @@ class Limits(_message.Message):
         max_edits: _builtins.int = ...,
         resume_seconds: _builtins.float = ...,
         max_variants: _builtins.int = ...,
+        max_window_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_edit_strength", b"max_edit_strength", "max_edits", b"max_edits", "max_message_bytes", b"max_message_bytes", "max_pixels", b"max_pixels", "max_steps", b"max_steps", "max_variants", b"max_variants", "resume_seconds", b"resume_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_edit_strength", b"max_edit_strength", "max_edits", b"max_edits", "max_message_bytes", b"max_message_bytes", "max_pixels", b"max_pixels", "max_steps", b"max_steps", "max_variants", b"max_variants", "max_window_steps", b"max_window_steps", "resume_seconds", b"resume_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

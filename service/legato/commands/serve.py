@@ -132,7 +132,7 @@ def build_engine(
                 residual_steps=settings.residual_steps,
             ),
             window=WindowOptions(
-                share=0.0 if settings.batch_invariant else settings.window_share,  # it takes what others leave
+                share=settings.share,
                 keyframes=settings.window_keyframes,
                 rows=settings.window_rows,
                 blend_seconds=settings.window_blend_seconds,

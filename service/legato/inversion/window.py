@@ -95,6 +95,7 @@ class Window:
         self._count = [0] * slots  # keyframes
         self._newest = [0] * slots
         self._turns = list[int]()  # slots that have keyframes, the next one first
+        self._owed = dict[int, int]()  # steps, the next slot first
 
     @property
     def bytes_of_slot(self) -> int:
@@ -113,6 +114,7 @@ class Window:
     def reset(self, slot: int) -> None:
         """Forgets a stream's keyframes, and what was found on them."""
         self._count[slot] = 0
+        self._owed.pop(slot, None)
         for tensor in (*self._own, *self._shared, self._steps, self._shared_steps):
             tensor[slot] = 0
         if slot in self._turns:
@@ -143,6 +145,12 @@ class Window:
         self._steps[slot, place] = 0
         self._newest[slot] = place
 
+    def owe(self, slot: int, steps: int) -> None:
+        """A stream asks for these joint steps now. It is not owed those of its last frame any more."""
+        self._owed.pop(slot, None)
+        if steps > 0:
+            self._owed[slot] = steps
+
     def target(self, slots: Sequence[int], encoded: Tensor) -> tuple[Tensor, Tensor]:
         """What frames with codes [B, L, D] are offered: coordinates [B, L, D], and whether there is something [B]."""
         found, known = torch.zeros_like(encoded), torch.zeros(len(slots), dtype=torch.bool, device=encoded.device)
@@ -158,11 +166,20 @@ class Window:
         """Whether a stream has keyframes that are not done."""
         return any(self._wants(slot) for slot in self._turns)
 
+    @property
+    def owes(self) -> bool:
+        """Whether a stream has asked for steps that it has not had, and its keyframes are not done."""
+        return any(self._wants(slot) for slot in self._owed)
+
     def improve(self) -> int:
-        """One joint step of the next stream's keyframes, the least worked on first: how many; 0 if all are done."""
-        slot = next((slot for slot in self._turns if self._wants(slot)), -1)
+        """One joint step of the next stream's keyframes, the least worked on first: how many; 0 if all are done.
+
+        Streams that are owed steps come first.
+        """
+        slot = next((slot for slot in (*self._owed, *self._turns) if self._wants(slot)), -1)
         if slot < 0:
             return 0
+        self.owe(slot, self._owed.get(slot, 0) - 1)
         self._turns.remove(slot)
         self._turns.append(slot)
         count, options = self._count[slot], self.options

@@ -46,6 +46,7 @@ class Reader:
     max_message_bytes: int
     max_pixels: int
     max_steps: int
+    max_window_steps: int
 
     def policy(self, value: int) -> Policy:
         """The delivery policy of an open."""
@@ -82,7 +83,10 @@ class Reader:
                 f"budget.deadline_seconds is a finite number from 0 up; got {budget.deadline_seconds}",
                 field="budget.deadline_seconds",
             )
-        return Budget(budget.max_steps, budget.deadline_seconds)
+        if budget.window_steps > self.max_window_steps:
+            most = f"at most {self.max_window_steps} on this server" if self.max_window_steps else "0 on this server"
+            raise InvalidInput(f"budget.window_steps is {most}; got {budget.window_steps}", field="budget.window_steps")
+        return Budget(budget.max_steps, budget.deadline_seconds, budget.window_steps)
 
     def steps(self, steps: int, field: str) -> int:
         """Gradient steps within the server's limit."""
@@ -229,6 +233,7 @@ def limits(reader: Reader, resume_seconds: float) -> pb.Limits:
         max_message_bytes=reader.max_message_bytes,
         max_pixels=reader.max_pixels,
         max_steps=reader.max_steps,
+        max_window_steps=reader.max_window_steps,
         max_edit_strength=MAX_EDIT_STRENGTH,
         max_edits=reader.rules.max_edits,
         max_variants=reader.rules.max_variants,

@@ -183,6 +183,7 @@ class Server:
             max_message_bytes=config.max_message_bytes,
             max_pixels=config.max_pixels,
             max_steps=self._limits.max_steps,
+            max_window_steps=self._limits.most_window_steps,
         )
         ref = model_ref(engine.model)
         return Parts(engine, reader, ref, self._metrics, self._threads, config.deadline_seconds, self._faces)

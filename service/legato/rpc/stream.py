@@ -218,6 +218,7 @@ class SessionStream:
             outputs=asked.outputs,
             variants=tuple(variant.edits for variant in asked.variants),
             max_steps=asked.budget.max_steps,
+            window_steps=asked.budget.window_steps,
             arrival=work.arrival,
             deadline=work.arrival + deadline if deadline else math.inf,
             flow=flow,

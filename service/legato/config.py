@@ -144,7 +144,7 @@ class EngineConfig:
     )
     window_share: float = setting(
         0.5,
-        "share of the time, while no frame waits, for the streams' windows; 0: none",
+        "share of the time that frames leave, for the streams' windows; 0: none",
         minimum=0.0,
         maximum=1.0,
     )

@@ -101,7 +101,7 @@ class Engine:
         self.background = Background(self.options.clips, lambda: self._locked(self._changed.notify))
         self._queue, self._changed = queue, threading.Condition()
         self._spare, self._slots = SpareTime(self.options.window.share), Slots(self.capacity)
-        self._closed: list[Call] = []  # waited for a slot that was closed; to be answered before the next batch
+        self._closed = list[Call]()  # waited for a slot that was closed; to be answered before the next batch
         self._stopping, self._drain_until = False, math.inf
         self._started, self.over = threading.Event(), Future[None]()
         self._stages = Stages(self._pipeline, self.options.batch_buckets, self._shrink, turns, self.deltas)
@@ -113,8 +113,7 @@ class Engine:
     @property
     def directions(self) -> list[DirectionInfo]:
         """The named directions, with what was measured of them."""
-        known = self._pipeline.directions
-        return [known.info(name) for name in known.names]
+        return [self._pipeline.directions.info(name) for name in self._pipeline.directions.names]
 
     @property
     def queue_depth(self) -> int:
@@ -212,6 +211,7 @@ class Engine:
         action = self._take()
         idle = action is None and not self._stages.busy
         for done, ended, seconds in self._stages.turn(action):
+            self._spare.taken(seconds)
             with self._changed:
                 left = self._queue.done(done, time.monotonic(), seconds, ended=ended)
             for call in left:

@@ -9,7 +9,9 @@ MOMENT = 1e-4  # seconds that are not waited for
 
 
 class SpareTime:
-    """Allows work for a share of the time that passes.
+    """Allows work for a share of the time in which nothing else is done.
+
+    A share of all time would take what frames leave, and more: they would queue, and be late.
 
     Args:
         share: 0..1; 0 allows none.
@@ -30,6 +32,10 @@ class SpareTime:
             self._seen = now
         wait = -self._credit / self._share
         return wait if wait > MOMENT else 0.0
+
+    def taken(self, seconds: float) -> None:
+        """Frames took so long, which is not there to be shared. Told before the next `wait`."""
+        self._seen += seconds
 
     def spent(self, seconds: float) -> None:
         """Work took so long."""

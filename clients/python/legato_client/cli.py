@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print the report as JSON")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default="", metavar="NAME", help="a name from `models` (default: the server's)")
-    work = argparse.ArgumentParser(add_help=False)
-    work.add_argument(
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument(
         "--edit",
         action="append",
         default=[],
@@ -97,8 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=STRENGTH",
         help="a direction from `directions`, in standard deviations of its attribute; may be repeated",
     )
+    asked.add_argument("--steps", type=_count, default=0, help="gradient steps per frame (default: %(default)s)")
+    work = argparse.ArgumentParser(add_help=False, parents=[asked])
     add_variant_option(work)
-    work.add_argument("--steps", type=_count, default=0, help="gradient steps per frame (default: %(default)s)")
     work.add_argument("--latents", type=Path, metavar="FILE.npz", help="also write the latents, float32 [T, L, D]")
 
     clip = commands.add_parser(
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
     load = commands.add_parser(
         "bench",
-        parents=[common, model, work],
+        parents=[common, model, asked],
         help="a load on the server: how many frames, how old, how many lost",
         description="Many sessions at once, each with a camera of its own whose frames are due whether or not answers "
         "come; a frame's age counts from when it was due. Tells what became of every frame.",

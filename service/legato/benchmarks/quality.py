@@ -120,7 +120,7 @@ def _near(found: dict[str, dict[int, Figures]], free: Figures, options: QualityO
     near = {k: figures for k, figures in found["stream"].items() if figures.passes_per_frame <= NEAR_PASSES}
     if not near:
         return {"near": None}
-    sampled = {k: mean([clip[:: options.every] for clip in figures.db]) for k, figures in near.items()}
+    sampled = {k: mean([clip[_every(options.every, len(clip))] for clip in figures.db]) for k, figures in near.items()}
     best = max(sampled, key=sampled.__getitem__)
     whole = mean(near[best].db)
     return {
@@ -159,13 +159,20 @@ def _run(pipeline: Pipeline, clips: Sequence[HeldOut], steps: int, *, carried: b
 def _inverted(pipeline: Pipeline, clips: Sequence[HeldOut], method: str, every: int) -> Figures:
     """Each `every`-th frame for itself by an offline method; dT of all frames alone."""
     networks = Networks(pipeline.generator, pipeline.encoder)
-    outcome = invert_clips(networks, [clip.images[::every] for clip in clips], parse_method(method))
+    images = [clip.images[_every(every, len(clip.images))] for clip in clips]
+    outcome = invert_clips(networks, images, parse_method(method))
     db, change = [], []
-    for clip, inverted in zip(clips, outcome.clips, strict=True):
+    for clip, wanted, inverted in zip(clips, images, outcome.clips, strict=True):
         drawn = inverted.images(pipeline.generator)
-        db.append(psnr(drawn, clip.images[::every]).tolist())
+        db.append(psnr(drawn, wanted).tolist())
         change += [change_error(list(to_pixels(drawn)), clip)] if every == 1 else []
     return Figures(db, change, outcome.passes)
+
+
+def _every(n: int, frames: int) -> slice:
+    """Each n-th frame of a clip, from the middle of the first n: the first frame, which is far behind in a stream that
+    has only begun, counts no more than any other."""
+    return slice(min(n, frames) // 2, None, n)
 
 
 def mean(values: Sequence[Sequence[float]]) -> float:

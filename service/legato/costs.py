@@ -10,13 +10,13 @@ from collections.abc import Sequence
 class Costs:
     """Seconds that a batch of a stage takes, by its size: images of a synthesis, calls of another stage.
 
-    A figure is the `quantile` of what was measured in the last `memory` seconds, at most `window` values. Older ones
+    A figure is a quantile of what was measured in the last `memory` seconds, at most `window` values. Older ones
     are forgotten, so that a slow moment does not keep a stage from being tried again: then the seed counts, which is
     what the warm-up measured.
 
     Args:
         buckets: batch sizes that are run, increasing, with 1 among them.
-        quantile: the fraction of measured batches that took no longer than the figure.
+        quantile: the fraction of measured batches that took no longer than the figure, unless another one is asked for.
         window: values that are kept of each stage and size.
         memory: seconds after which a value is forgotten.
     """
@@ -31,7 +31,7 @@ class Costs:
         self._sizes: dict[str, list[int]] = {}  # of each stage those that a figure was ever known of, increasing
         self._seeds: dict[tuple[str, int], float] = {}
         self._measured: dict[tuple[str, int], deque[tuple[float, float]]] = {}  # (when, seconds), oldest first
-        self._known: dict[tuple[str, int], float] = {}  # figures of `_measured` as it is
+        self._ranked: dict[tuple[str, int], list[float]] = {}  # seconds of `_measured` as it is, rising
 
     def shrink(self, largest: int) -> None:
         """Batches larger than this are not run any more."""
@@ -46,7 +46,7 @@ class Costs:
         """A batch took `seconds`."""
         values = self._measured.setdefault((stage, size), deque(maxlen=self._window))
         values.append((now, seconds))
-        self._known.pop((stage, size), None)
+        self._ranked.pop((stage, size), None)
         self._know(stage, size)
 
     def forget(self, now: float) -> None:
@@ -54,18 +54,18 @@ class Costs:
         for key, values in self._measured.items():
             while values and values[0][0] + self._memory < now:
                 values.popleft()
-                self._known.pop(key, None)
+                self._ranked.pop(key, None)
 
     def bucket(self, count: int) -> int:
         """The largest batch size that `count` >= 1 calls fill."""
         return self._buckets[bisect_right(self._buckets, count) - 1]
 
-    def of(self, stage: str, size: int) -> float:
+    def of(self, stage: str, size: int, quantile: float | None = None) -> float:
         """Seconds of one batch. A size that was never run costs what the next smaller one does, in proportion; 0
         where nothing is known."""
         sizes = self._sizes.get(stage, [])
         for known in reversed(sizes[: bisect_right(sizes, size)]):
-            found = self._figure(stage, known)
+            found = self._figure(stage, known, self._quantile if quantile is None else quantile)
             if found is not None:
                 return found * size / known
         return 0.0
@@ -84,11 +84,11 @@ class Costs:
         if size not in sizes:
             insort(sizes, size)
 
-    def _figure(self, stage: str, size: int) -> float | None:
+    def _figure(self, stage: str, size: int, quantile: float) -> float | None:
         values = self._measured.get((stage, size))
         if not values:
             return self._seeds.get((stage, size))
-        if (stage, size) not in self._known:
-            ranked = sorted(seconds for _, seconds in values)
-            self._known[stage, size] = ranked[min(int(self._quantile * len(ranked)), len(ranked) - 1)]
-        return self._known[stage, size]
+        if (stage, size) not in self._ranked:
+            self._ranked[stage, size] = sorted(seconds for _, seconds in values)
+        ranked = self._ranked[stage, size]
+        return ranked[min(int(quantile * len(ranked)), len(ranked) - 1)]

@@ -33,7 +33,7 @@ from legato.models.generator import Generator
 from legato.models.refiners import Refiners
 from legato.pipeline import Pipeline
 from legato.slots import Slots
-from legato.spare import SpareTime
+from legato.spare import WindowTurns
 from legato.stages import Stages
 from legato.types import DirectionInfo, Edit, FrameAnswer, FrameJob, ModelInfo, Synthesis
 from legato.warmup import prepare
@@ -99,8 +99,8 @@ class Engine:
         rows, turns, runner = self.options.clip_rows, self.options.turns, self._pipeline.runner
         self.clips = Clips(generator, encoder, directions, rows=rows, runner=runner, turns=turns)
         self.background = Background(self.options.clips, lambda: self._locked(self._changed.notify))
-        self._queue, self._changed = queue, threading.Condition()
-        self._spare, self._slots = SpareTime(self.options.window.share), Slots(self.capacity)
+        self._queue, self._changed, self._slots = queue, threading.Condition(), Slots(self.capacity)
+        self._windows = WindowTurns(self.options.window.share, self._pipeline, queue)
         self._closed = list[Call]()  # waited for a slot that was closed; to be answered before the next batch
         self._stopping, self._drain_until = False, math.inf
         self._started, self.over = threading.Event(), Future[None]()
@@ -140,7 +140,7 @@ class Engine:
 
     def release(self) -> None:
         """Lets go of the model, after `stop` and for ever; what is left of this engine holds none of its memory."""
-        del self._pipeline, self._stages, self.clips, self.deltas
+        del self._pipeline, self._stages, self._windows, self.clips, self.deltas
 
     def open_slot(self) -> int:
         """A slot for a new session, as fresh.
@@ -211,16 +211,17 @@ class Engine:
         action = self._take()
         idle = action is None and not self._stages.busy
         for done, ended, seconds in self._stages.turn(action):
-            self._spare.taken(seconds)
+            self._windows.taken(seconds)
             with self._changed:
                 left = self._queue.done(done, time.monotonic(), seconds, ended=ended)
             for call in left:
                 self._give(call, ended[call])
         self._beat()
-        owed = self._pipeline.owes and (action is None or not self._queue.overloaded(self.heartbeat))
-        if owed or (idle and self._pipeline.improves and self._spare.wait(self.heartbeat) <= 0.0):
+        with self._changed:
+            due = self._windows.due(self.heartbeat, idle=idle, alone=action is None)
+        if due:
             self._observer.window(self._stages.improve())
-            self._spare.spent(0.0 if owed else time.monotonic() - self.heartbeat)
+            self._windows.took((now := time.monotonic()) - self.heartbeat, now)
 
     def _take(self) -> Action | None:
         """The next action; None when none came up within a heartbeat. New slots are reset, closed ones answered."""
@@ -229,8 +230,7 @@ class Engine:
             idle = not self.background.ready or len(self._queue)  # calls that wait for company wait beside a clip too
             busy = self._stages.busy or self._closed or self._stopping or self._pipeline.owes
             if action is None and idle and not busy:
-                spare = self._spare.wait(now) if self._pipeline.improves else math.inf
-                self._changed.wait(min(self._queue.wake_time(now) - now, spare, HEARTBEAT_SECONDS))
+                self._changed.wait(min(self._queue.wake_time(now) - now, self._windows.wait(now), HEARTBEAT_SECONDS))
                 action = self._queue.next(time.monotonic(), flush=self._stopping)
             resets = self._slots.take_resets()
             closed, self._closed = self._closed, []

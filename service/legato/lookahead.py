@@ -1,13 +1,16 @@
-"""Which calls would be late if the device did something else first. No torch here."""
+"""Which calls would be late if the device did something else first, and how long it may. No torch here."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from legato.calls import Call, Stage
 from legato.costs import Costs
 
+USUAL = 0.4  # quantile of costs by which frames are given up: a slow one or two do not make all others late
+MARGIN = 0.25  # of the time that a frame has: frames do not come on the dot, and not all time is the device's
 BEGIN = (Stage.ENCODE, Stage.DRAW)  # first stages
 
 
@@ -24,6 +27,15 @@ class Entry:
     stage: Stage  # what it needs next
     left: int  # refine steps that it may still take
     running: bool = False  # in an action that has not ended
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The next frame of a slot, as far as its last ones tell."""
+
+    arrival: float  # monotonic seconds
+    deadline: float
+    call: Call  # the last one
 
 
 def rank(entry: Entry) -> tuple[float, int]:
@@ -54,11 +66,34 @@ def made_late(costs: Costs, now: float, entries: Collection[Entry]) -> list[Entr
 
 
 def could_be_in_time(costs: Costs, entry: Entry) -> bool:
-    """Whether its deadline leaves time for a call that runs alone and at once."""
-    alone = costs.of(Stage.DRAW, 1)
+    """Whether its deadline leaves time for a call that runs alone and at once, and takes what is usual."""
+    alone = costs.of(Stage.DRAW, 1, USUAL)
     if entry.call.stage is Stage.ENCODE:
-        alone = costs.of(Stage.ENCODE, 1) + costs.of(Stage.SYNTHESIZE, entry.call.images)
+        alone = costs.of(Stage.ENCODE, 1, USUAL) + costs.of(Stage.SYNTHESIZE, entry.call.images, USUAL)
     return entry.since + alone <= entry.deadline
+
+
+def room(costs: Costs, now: float, frames: Collection[Expected]) -> float:
+    """Seconds that other work may take from now on without making one of these late, or taking a step from it.
+
+    Each is counted as if it ran alone, and as if it had MARGIN less time. For one that will be late in any case the
+    other work ends before it comes.
+    """
+    found, free, taken = math.inf, now, 0.0
+    for frame in sorted(frames, key=lambda each: each.deadline):
+        allowed = frame.deadline - frame.arrival
+        seconds = _alone(costs, frame.call, allowed)
+        free, taken = max(free, frame.arrival) + seconds, taken + seconds
+        latest = frame.deadline - MARGIN * allowed - taken if free <= frame.deadline else frame.arrival
+        found = min(found, latest - now)
+    return found
+
+
+def _alone(costs: Costs, call: Call, allowed: float) -> float:
+    """Seconds of a frame that runs alone, with the steps that it has time for."""
+    least = costs.of(Stage.ENCODE, 1) + costs.of(Stage.SYNTHESIZE, call.images)
+    step = costs.of(Stage.REFINE, 1)
+    return least + (min(call.steps, max(0, math.floor((allowed - least) / step))) * step if step else 0.0)
 
 
 def _work(costs: Costs, group: Collection[Entry]) -> float:

@@ -13,10 +13,11 @@ from collections.abc import Collection, Sequence
 from legato.calls import Action, Call, Stage
 from legato.costs import Costs
 from legato.errors import ConfigError, Overloaded
-from legato.lookahead import BEGIN, Entry, could_be_in_time, made_late, rank
+from legato.lookahead import BEGIN, USUAL, Entry, Expected, could_be_in_time, made_late, rank, room
 from legato.pressure import Pressure
 
 PACE = 0.2  # of a running mean, the weight of what is new
+UNHURRIED = 2.0  # frame periods that a frame without a deadline may take
 HORIZON = 4  # so many times the largest batch are looked ahead
 
 
@@ -90,6 +91,7 @@ class Scheduler:
         self._answered: dict[int, float] = {}  # slot: monotonic seconds of its last answer, or of its first call
         self._owed: dict[int, float] = {}  # slot: the due of a call that left without an answer
         self._paces: dict[int, float] = {}  # slot: running mean of the seconds between two of its calls
+        self._asked: dict[int, tuple[float, float, Call]] = {}  # slot: when its last call came, its time, the call
         self._pressure = Pressure(patience)
         self._submitted = 0
         self._depth = 0
@@ -120,6 +122,7 @@ class Scheduler:
                 if lane in self._flying:
                     self._flying[lane].deadline = now  # it is overtaken: no more steps
             self._answered.setdefault(lane, now)
+            self._asked[lane] = now, deadline - now, call
         due = min(max(deadline, now), now + self._patience, self._owed.pop(lane, math.inf))
         entry = Entry(call, lane, due, self._submitted, now, deadline, call.stage, call.steps)
         self._lanes.setdefault(lane, deque()).append(entry)
@@ -189,6 +192,19 @@ class Scheduler:
             return math.inf
         return now if self._ready(now) else min(waiting) + self._max_wait
 
+    def room(self, now: float) -> float:
+        """Seconds of other work that make no frame late which is about to come; inf while nobody sends.
+
+        Frames are expected at the pace at which their slots have sent the last ones; for a while after that, at once.
+        One is late after its deadline, and after UNHURRIED periods of its slot in any case: from then on they queue.
+        """
+        frames = []
+        for slot, (came, allowed, call) in self._asked.items():
+            at, allowed = came + self._paces[slot], min(allowed, UNHURRIED * self._paces[slot])
+            if now <= at + allowed < math.inf:
+                frames.append(Expected(max(at, now), max(at, now) + allowed, call))
+        return room(self.costs, now, frames)
+
     def overloaded(self, now: float) -> bool:
         """Whether more than half of the last calls were refused, dropped, or late without need."""
         return self._pressure.high(now)
@@ -206,6 +222,7 @@ class Scheduler:
         """Removes a slot; gives back what waited for it and what was in flight."""
         for known in (self._last_seen, self._answered, self._owed, self._paces):
             known.pop(slot, None)
+        self._asked.pop(slot, None)
         waited = [entry.call for entry in self._lanes.pop(slot, ())]
         self._depth -= len(waited)
         begun = self._flying.pop(slot, None)
@@ -262,7 +279,7 @@ class Scheduler:
     def _lost(self, entry: Entry, now: float, batch: Sequence[Entry]) -> bool:
         """Whether a call is dropped: it cannot be in time in this batch, and its slot had its answer."""
         images = sum(each.call.images for each in batch)
-        ends = now + self.costs.of(Stage.ENCODE, len(batch)) + self.costs.of(Stage.SYNTHESIZE, images)
+        ends = now + self.costs.of(Stage.ENCODE, len(batch), USUAL) + self.costs.of(Stage.SYNTHESIZE, images, USUAL)
         had = self._answered.get(entry.lane, -math.inf) + self._patience > now
         return entry.call.droppable and had and ends > entry.call.deadline
 

@@ -1,11 +1,16 @@
-"""How much of the engine's time goes to streams' windows. No torch here."""
+"""How much of the engine's time goes to streams' windows, and when. No torch here."""
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
+
+from legato.calls import CallQueue
+from legato.costs import Costs
 
 CREDIT_SECONDS = 0.25  # that may be saved up
 MOMENT = 1e-4  # seconds that are not waited for
+STEP = "window"
 
 
 class SpareTime:
@@ -40,3 +45,52 @@ class SpareTime:
     def spent(self, seconds: float) -> None:
         """Work took so long."""
         self._credit -= seconds
+
+
+class Streams(Protocol):
+    """What has windows."""
+
+    @property
+    def improves(self) -> bool: ...
+    @property
+    def owes(self) -> bool: ...
+
+
+class WindowTurns:
+    """When a window has a step. The user holds the queue's lock.
+
+    One that a stream asked for: after any action, unless that is one too many for an overloaded engine. Any other:
+    where the engine is idle, in its share of the time, and makes no frame late by what steps have cost lately.
+
+    Args:
+        share: as SpareTime's.
+        streams: tell whether a window has something to do, and whether a stream has asked for it.
+        queue: tells what comes.
+    """
+
+    def __init__(self, share: float, streams: Streams, queue: CallQueue) -> None:
+        self._spare, self._streams, self._queue = SpareTime(share), streams, queue
+        self._owed = False
+        self._costs = Costs((1,))
+
+    def wait(self, now: float) -> float:
+        """Seconds until an idle engine may take a step; inf where it may not unless a frame comes first."""
+        self._costs.forget(now)
+        if not self._streams.improves or self._queue.room(now) < self._costs.of(STEP, 1):
+            return math.inf
+        return self._spare.wait(now)
+
+    def due(self, now: float, *, idle: bool, alone: bool) -> bool:
+        """Whether to take a step now; `alone`: no action is under way."""
+        self._owed = self._streams.owes and (alone or not self._queue.overloaded(now))
+        return self._owed or (idle and self.wait(now) <= 0.0)
+
+    def taken(self, seconds: float) -> None:
+        """Frames took so long."""
+        self._spare.taken(seconds)
+
+    def took(self, seconds: float, now: float) -> None:
+        """The step that was due took so long, until now."""
+        self._costs.add(STEP, 1, seconds, now)
+        if not self._owed:
+            self._spare.spent(seconds)

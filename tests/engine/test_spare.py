@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from legato.spare import CREDIT_SECONDS, SpareTime
+from legato.scheduler import Scheduler
+from legato.spare import CREDIT_SECONDS, SpareTime, WindowTurns
 from tests.tolerances import SHARE_OF_TIME
 
 
@@ -44,3 +45,67 @@ def test_a_long_rest_saves_up_a_little_only() -> None:
 
 def test_no_share_never_allows() -> None:
     assert SpareTime(0.0).wait(5.0) == math.inf
+
+
+class Streams:
+    improves = owes = False
+
+
+class Queue(Scheduler):
+    """What it leaves, and whether it is overloaded, is told to it."""
+
+    left, pressed = math.inf, False
+
+    def room(self, now: float) -> float:
+        return self.left
+
+    def overloaded(self, now: float) -> bool:
+        return self.pressed
+
+
+@pytest.fixture
+def streams() -> Streams:
+    return Streams()
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue(capacity=1, buckets=(1,), max_wait=0.0)
+
+
+def test_a_step_is_taken_where_something_is_to_do_and_time_is_left(streams: Streams, queue: Queue) -> None:
+    turns = WindowTurns(0.5, streams, queue)
+    assert (turns.wait(0.0), turns.due(0.0, idle=True, alone=True)) == (math.inf, False)
+    streams.improves = True
+    assert (turns.wait(0.0), turns.due(0.0, idle=False, alone=True)) == (0.0, False)
+    assert turns.due(0.0, idle=True, alone=True)
+    turns.took(CREDIT_SECONDS + 0.1, 0.0)
+    assert turns.wait(0.0) == pytest.approx(0.2)
+    assert not turns.due(0.1, idle=True, alone=True)
+    assert turns.due(0.3, idle=True, alone=True)
+
+
+def test_a_step_that_would_make_a_frame_late_is_not_taken(streams: Streams, queue: Queue) -> None:
+    turns = WindowTurns(1.0, streams, queue)
+    streams.improves, queue.left = True, 0.02
+    assert turns.due(0.0, idle=True, alone=True), "nobody knows yet how long it takes"
+    turns.took(0.03, 0.1)
+    assert (turns.wait(1.0), turns.due(1.0, idle=True, alone=True)) == (math.inf, False)
+    assert turns.due(60.0, idle=True, alone=True), "one that took long is not held against the others for ever"
+    queue.left = 0.04
+    assert turns.due(1.0, idle=True, alone=True)
+
+
+def test_a_step_that_a_stream_asked_for_is_taken_unless_the_engine_is_overloaded(
+    streams: Streams, queue: Queue
+) -> None:
+    turns = WindowTurns(0.5, streams, queue)
+    streams.improves = streams.owes = True
+    queue.left = 0.0
+    assert turns.due(0.0, idle=False, alone=False)
+    turns.took(100.0, 0.0)
+    queue.pressed = True
+    assert not turns.due(0.0, idle=False, alone=False)
+    assert turns.due(0.0, idle=False, alone=True), "nobody waits"
+    streams.owes, queue.left = False, math.inf
+    assert turns.due(0.1, idle=True, alone=True), "it was not paid from the share"

@@ -35,6 +35,14 @@ def test_the_figure_is_a_quantile_of_the_last_values(costs: Costs) -> None:
     assert costs.of("refine", 1) == 0.001
 
 
+def test_another_quantile_may_be_asked_for(costs: Costs) -> None:
+    for n in range(10):
+        costs.add("refine", 1, 0.01 * n, now=0.0)
+    assert (costs.of("refine", 1, 0.4), costs.of("refine", 1, 0.0), costs.of("refine", 1, 1.0)) == (0.04, 0.0, 0.09)
+    costs.seed("encode", 1, 0.1)
+    assert costs.of("encode", 2, 0.4) == 0.2
+
+
 def test_slow_moments_are_forgotten(costs: Costs) -> None:
     costs.seed("refine", 1, 0.5)
     costs.add("refine", 1, 9.0, now=0.0)

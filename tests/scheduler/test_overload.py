@@ -82,6 +82,23 @@ def test_a_deadline_that_nobody_can_meet_still_has_its_answers() -> None:
     assert 3 <= len(answered) <= 5  # of four seconds, one a second
 
 
+@pytest.mark.parametrize("slow", [range(1), range(40, 44)])
+def test_a_slow_moment_does_not_cost_the_frames_after_it(slow: range) -> None:
+    """The frames that are dropped for it tell nothing of what one costs by now: one a second is run all the same."""
+    ran = 0
+
+    def cost(stage: Stage, load: int) -> float:
+        nonlocal ran
+        ran += 1
+        return 0.06 if ran - 1 in slow else seconds(stage, load)
+
+    frames = [call(0, seq, 0.04 * seq + 0.04, droppable=True, arrival=0.04 * seq) for seq in range(200)]
+    outcomes = Machine(seeded(scheduler(), BUCKETS), cost, overtake=True).run(frames)
+    lost = [outcome for outcome in outcomes if outcome.dropped]
+    assert len(lost) <= 2.5 / 0.04, "of 8 seconds"
+    assert not any(outcome.dropped for outcome in outcomes[-100:])
+
+
 def test_frames_that_are_not_droppable_are_answered_late() -> None:
     frames = [call(0, seq, 0.001 * seq + 0.02, arrival=0.001 * seq) for seq in range(50)]
     outcomes = Machine(seeded(scheduler(), BUCKETS)).run(frames)

@@ -9,14 +9,14 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from legato_client.images import Image, ImageFormat, Picture
-from legato_client.media import MediaError, Shot, Stopped
+from legato_client.images import Image, Picture
+from legato_client.media import MediaError, Shot, Sink, Stopped
 
 MICROSECOND = Fraction(1, 1_000_000)
 _USUAL_RATE = Fraction(30)
@@ -56,25 +56,7 @@ class CameraSource:
             self._camera.release()
 
 
-class _Shown:
-    """What windows and virtual cameras share: they show frames now and keep none."""
-
-    format: ImageFormat = "raw"
-    note = ""
-
-    def close(self) -> None:
-        """Frees what it holds."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class WindowSink(_Shown):
+class WindowSink(Sink):
     """A window; Escape, q, or closing it ends the stream."""
 
     TITLE = "legato"
@@ -101,7 +83,7 @@ class WindowSink(_Shown):
         self._cv2.destroyAllWindows()
 
 
-class VirtualCameraSink(_Shown):
+class VirtualCameraSink(Sink):
     """A camera that other programs see (pyvirtualcam: OBS on Windows and macOS, v4l2loopback on Linux)."""
 
     def __init__(self, rate: Fraction, opened: Callable[..., Any] | None = None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -50,18 +51,27 @@ class Source(Protocol):
     def frames(self) -> Iterator[tuple[Shot, Picture]]: ...
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """A clip to write. `format` is what it likes to be given; `note` says what of it could not be written."""
 
-    format: ImageFormat
-    note: str
+    format: ImageFormat = "raw"
+    note: str = ""
 
-    def write(self, image: Image, shot: Shot) -> None: ...
-    def close(self) -> None: ...
-    def __enter__(self) -> Self: ...
+    @abstractmethod
+    def write(self, image: Image, shot: Shot) -> None:
+        """Adds a frame."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Writes what is not written yet, and frees what it holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def is_device(path: Path) -> bool:
@@ -127,11 +137,10 @@ class FolderSource:
             yield Shot(index, index, file.stem), file.read_bytes()
 
 
-class FolderSink:
+class FolderSink(Sink):
     """A folder of PNG files, named as the frames that came in. It appears with its first frame."""
 
     format: ImageFormat = "png"
-    note = ""
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_dir():
@@ -145,14 +154,6 @@ class FolderSink:
 
     def close(self) -> None:
         """Every frame is on disk already."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import av
 import numpy as np
@@ -16,8 +14,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from legato_client.images import Image, ImageFormat, Picture
-from legato_client.media import VIDEO_CODECS, MediaError, Shot, Source
+from legato_client.images import Image, Picture
+from legato_client.media import VIDEO_CODECS, MediaError, Shot, Sink, Source
 from legato_client.sound import Sound
 
 _BT601, _BT709 = 5, 1  # matrices of luma and chroma, by the numbers of ITU-T H.273
@@ -64,11 +62,9 @@ class VideoSource:
             raise MediaError(f"{self.path} is damaged from here on ({error})") from None
 
 
-class VideoSink:
+class VideoSink(Sink):
     """A video file at the times of the frames that came in, with the sound of `sound_of`. It appears with its first
     frame; `note` then says what of the sound could not be taken along."""
-
-    format: ImageFormat = "raw"
 
     def __init__(self, path: Path, rate: Fraction, tick: Fraction, sound_of: Source | None = None) -> None:
         self._path, self._rate, self._tick = path, rate, tick
@@ -107,14 +103,6 @@ class VideoSink:
                 self._sound.copy_until(container, None)
                 self._sound.close()
             container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ not all of them, then the gap is halved.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from legato.benchmarks.served import batches, mean_batches, put_load
 from legato.benchmarks.stamp import stamp
 from legato.errors import ConfigError
 from legato_client.local import local_server
+
+REST_SECONDS = 1.5  # between two loads; a server that was overloaded takes nobody for a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def _holds(point: dict[str, Any]) -> bool:
 
 def _point(address: str, metrics: str, options: Options, steps: int, tell: Tell, sessions: int) -> dict[str, Any]:
     tell(f"{steps} steps, {sessions} sessions", sessions, options.most)
+    time.sleep(REST_SECONDS)
     before = batches(metrics) if metrics else {}
     figures = put_load(
         address,

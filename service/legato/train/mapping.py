@@ -8,6 +8,7 @@ heads that the renderer would.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,17 +48,13 @@ def fit_mapping(
     w = codes.mean(1)
     kept = len(w) - 512
     mean, deviation = w[:kept].mean(0), w[:kept].std()
-    mapping = generator.mapping.requires_grad_(True).train()
-    rate = rate / generator.config.mapping_lr_multiplier  # the layers divide it out again
-    optimizer = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.9, 0.99))
-    for step in range(steps):
-        set_rate(optimizer, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    def drawn() -> tuple[Tensor, Tensor]:
         index = torch.randint(kept, (_BATCH,))
-        loss = ((mapping(z[index]) - w[index]) / deviation).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    mapping.requires_grad_(False).eval()
+        return z[index], w[index]
+
+    mapping = generator.mapping
+    _descend(generator, drawn, deviation, steps, rate)
     center(generator, encoder, mean)
     with torch.no_grad():
         return float((mapping(z[kept:]) - w[kept:]).square().mean() / w[kept:].var(0).mean())
@@ -91,21 +88,28 @@ def fit_normal(
         z = torch.randn(count, generator.config.z_dim)
         return z, mean + normalize_second_moment(z)[:, :size] @ spread
 
+    _descend(generator, lambda: drawn(_BATCH), scale, steps, rate)
+    center(generator, encoder, mean)
+    with torch.no_grad():
+        z, wanted = drawn(4 * _BATCH)
+        return float((generator.mapping(z) - wanted).square().mean() / w.var(0).mean())
+
+
+def _descend(
+    generator: Generator, drawn: Callable[[], tuple[Tensor, Tensor]], scale: Tensor, steps: int, rate: float
+) -> None:
+    """Fits the mapping to pairs (z, w) that are drawn anew for each step; w's error counts in units of `scale`."""
     mapping = generator.mapping.requires_grad_(True).train()
-    rate = rate / generator.config.mapping_lr_multiplier
-    optimizer = torch.optim.Adam(mapping.parameters(), betas=(0.9, 0.99))
+    rate = rate / generator.config.mapping_lr_multiplier  # the layers divide it out again
+    optimizer = torch.optim.Adam(mapping.parameters(), lr=rate, betas=(0.9, 0.99))
     for step in range(steps):
         set_rate(optimizer, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        z, wanted = drawn(_BATCH)
+        z, wanted = drawn()
         loss = ((mapping(z) - wanted) / scale).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
     mapping.requires_grad_(False).eval()
-    center(generator, encoder, mean)
-    with torch.no_grad():
-        z, wanted = drawn(4 * _BATCH)
-        return float((mapping(z) - wanted).square().mean() / w.var(0).mean())
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ def test_the_page_names_the_metrics_and_no_others() -> None:
 
 def test_the_page_names_options_that_exist() -> None:
     flags = {key.flag for key in config.all_keys().values()} | {"--config", "--help"}
-    models = (ROOT / "clients" / "python" / "legato_client" / "models_command.py").read_text(encoding="utf-8")
-    flags |= set(re.findall(r'add_argument\("(--[a-z-]+)"', models))
+    for command in ("models_command.py", "stream_command.py"):
+        code = (ROOT / "clients" / "python" / "legato_client" / command).read_text(encoding="utf-8")
+        flags |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', code))
     assert set(re.findall(r"(--[a-z][a-z-]+)", PAGE)) <= flags

@@ -91,7 +91,7 @@ OPEN_REFUSALS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"budget": pb.Budget(window_steps=1)},
         "INVALID_ARGUMENT",
         "INVALID_INPUT",
-        "budget.window_steps is 0 on this server; got 1",
+        "budget.window_steps is 0 on this server, which has no windows; got 1",
     ),
     "deadline": ({"budget": pb.Budget(deadline_seconds=-1)}, "INVALID_ARGUMENT", "INVALID_INPUT", "from 0 up; got -1"),
     "quality": ({"output": pb.OutputOptions(jpeg_quality=101)}, "INVALID_ARGUMENT", "INVALID_INPUT", "got 101"),

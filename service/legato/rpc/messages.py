@@ -84,7 +84,9 @@ class Reader:
                 field="budget.deadline_seconds",
             )
         if budget.window_steps > self.max_window_steps:
-            most = f"at most {self.max_window_steps} on this server" if self.max_window_steps else "0 on this server"
+            most = f"at most {self.max_window_steps} on this server"
+            if not self.max_window_steps:
+                most = "0 on this server, which has no windows"
             raise InvalidInput(f"budget.window_steps is {most}; got {budget.window_steps}", field="budget.window_steps")
         return Budget(budget.max_steps, budget.deadline_seconds, budget.window_steps)
 

@@ -12,13 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from legato.errors import ConfigError, LegatoError, ModelFileError, NotFound, ProtocolViolation, ShuttingDown
 from legato.repository import Files, Repository, Source
 from legato.served import ModelsObserver, Served, State, Unobserved
+from legato.threads import PassingThread
 
 if TYPE_CHECKING:
     from legato.engine import Engine
@@ -54,7 +55,7 @@ class Models:
         self._lock = threading.Lock()
         self._all: list[Served] = []
         self._current: dict[str, Served] = {}  # by name: what it opens
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="legato-models")  # one model is loaded at a time
+        self._loader = PassingThread("legato-models")  # one model is loaded at a time
         self._stopping = False
         self.over: Future[None] = Future()  # ends with the error of the first engine that failed
 

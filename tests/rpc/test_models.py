@@ -14,8 +14,10 @@ import grpc
 import pytest
 import torch
 
+from legato.engine import Engine
 from legato.models import Generator, load_generator, save_model
 from legato.models_served import Models
+from legato.repository import Source
 from legato_pb import inversion_pb2 as pb
 from tests.rpc.repository import Shelf, Versions, damage, label, serving
 from tests.rpc.running import wait_until
@@ -68,6 +70,23 @@ def test_a_swap_under_a_stream_touches_no_session_and_frees_the_old_one_with_its
     wait_until(lambda: generator() is None)
     assert face.value("legato_model_versions", model="face") == 1
     assert face.value("legato_model_loads_total", model="face", outcome="loaded") == 2
+
+
+def test_nothing_that_computed_a_model_stays_but_its_engine(
+    face: Versions, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of OpenMP that belong to other threads would slow the engine's down: legato/threads.py."""
+    build, builders = face.models._build, list[threading.Thread]()
+
+    def recorded(source: Source) -> Engine:
+        builders.append(threading.current_thread())
+        return build(source)
+
+    monkeypatch.setattr(face.models, "_build", recorded)
+    shelf.put("face/2", seed=1)
+    face.load("face")
+    (builder,) = builders
+    wait_until(lambda: not builder.is_alive())
 
 
 def test_a_session_that_was_cut_is_resumed_on_its_own_version(face: Versions, shelf: Shelf) -> None:

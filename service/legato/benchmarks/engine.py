@@ -18,6 +18,7 @@ from legato.benchmarks.stamp import stamp
 from legato.config import EngineConfig
 from legato.errors import InvalidInput, LegatoError
 from legato.pipeline import Pipeline
+from legato.threads import apart
 from legato.types import Edit
 from legato_client.local import local_server
 
@@ -68,18 +69,14 @@ def run(options: Options, build: Build, tell: Tell) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     settings = EngineConfig(model=options.model, threads=options.threads)
     result: dict[str, Any] = {"benchmark": "engine", "stamp": stamp()}
-    pipeline = pipeline_of(build(settings))
+    pipeline = pipeline_of(apart(build, settings))
     edit = options.edit or _first(pipeline)
     result["setting"] = _setting(options, settings, pipeline, edit)
     found: dict[str, Any] = {}
     if {"stream", "speed", "overload"} & set(options.sections):
         found |= _served(options, build, settings, pipeline, edit, tell, limit)
     if "quality" in options.sections:
-        clips = held_out(
-            pipeline.resolution, options.cache, clips=options.clips, frames=options.frames, fps=QUALITY_FPS, tell=tell
-        )
-        chosen = quality.QualityOptions(every=options.every)
-        found["quality"] = quality.measure(pipeline, clips, chosen, tell, in_time=limit.left(0.6))
+        found["quality"] = apart(_quality, options, pipeline, tell, limit)
     if "window" in options.sections:
         in_time = limit.left(0.8)()
         found["window"] = _window(options, build, settings, pipeline, tell) if in_time else dict(NO_TIME)
@@ -95,7 +92,7 @@ def _served(
     tell: Tell,
     limit: Limit,
 ) -> dict[str, Any]:
-    frames = own_clip(options.model, pipeline)
+    frames = apart(own_clip, options.model, pipeline)
     chosen = replace(options.speed, seconds=options.seconds, rounds=options.rounds)
     found: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -122,11 +119,18 @@ def _served(
     return found
 
 
+def _quality(options: Options, pipeline: Pipeline, tell: Tell, limit: Limit) -> dict[str, Any]:
+    size, chosen = pipeline.resolution, quality.QualityOptions(every=options.every)
+    clips = held_out(size, options.cache, clips=options.clips, frames=options.frames, fps=QUALITY_FPS, tell=tell)
+    return quality.measure(pipeline, clips, chosen, tell, in_time=limit.left(0.6))
+
+
 def _window(options: Options, build: Build, settings: EngineConfig, pipeline: Pipeline, tell: Tell) -> dict[str, Any]:
     chosen = window.WindowOptions()
     if not window.present():
         return {"gain_db": None, "reason": window.ABSENT}
-    clips = held_out(
+    clips = apart(
+        held_out,
         pipeline.resolution,
         options.cache,
         clips=options.window_clips,

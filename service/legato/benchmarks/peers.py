@@ -191,13 +191,28 @@ _LOADERS: dict[str, Callable[[Path, torch.device], Any]] = {
 }
 
 
+_theirs: dict[str, Path] = {}  # modules of peers that were imported, and the folders they came from
+
+
 @contextlib.contextmanager
 def _importing(path: Path) -> Iterator[None]:
+    """Modules below `path` can be imported; what came from elsewhere under their names is forgotten."""
+    path = path.resolve()
+    for name in [name for name, folder in _theirs.items() if folder != path]:
+        top = name.partition(".")[0]
+        if (path / top).exists() or (path / f"{top}.py").exists():
+            sys.modules.pop(name, None)
+            del _theirs[name]
+    before = set(sys.modules)
     sys.path.insert(0, str(path))
     try:
         yield
     finally:
         sys.path.remove(str(path))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).resolve().is_relative_to(path):
+                _theirs[name] = path
 
 
 def _contiguous(x: Tensor, dtype: torch.dtype) -> Tensor:

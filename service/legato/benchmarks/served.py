@@ -21,6 +21,7 @@ from legato.config import EngineConfig
 from legato.engine import Engine
 from legato.errors import LegatoError
 from legato.pipeline import Pipeline
+from legato.threads import apart
 from legato.types import Edit, Frame, FrameAnswer, FrameJob
 
 Build = Callable[[EngineConfig], Engine]  # what `legato serve` builds its engine with
@@ -74,7 +75,7 @@ def mean_batches(
 @contextmanager
 def started(build: Build, settings: EngineConfig) -> Iterator[Engine]:
     """An engine that runs in this process."""
-    engine = build(settings)
+    engine = apart(build, settings)
     engine.start()
     try:
         yield engine
@@ -130,6 +131,13 @@ def closed_loop(
         for _ in range(AHEAD * sessions):  # what is still on its way
             answered.get(timeout=PATIENCE_SECONDS)
     return count / elapsed
+
+
+def alone(engine: Engine, work: Callable[[], float]) -> float:
+    """What `work` gives on the thread of an engine that has nothing else to do: see `legato.threads`."""
+    with engine.background.reserve() as place:
+        found: float = place.submit(lambda pause: work()).result()
+        return found
 
 
 def bare_loop(

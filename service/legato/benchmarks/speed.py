@@ -16,7 +16,7 @@ from typing import Any
 import simplejpeg
 
 from legato.benchmarks.held_out import Tell
-from legato.benchmarks.served import Pixels, bare_loop, batches, closed_loop, mean_batches, put_load
+from legato.benchmarks.served import Pixels, alone, bare_loop, batches, closed_loop, mean_batches, put_load
 from legato.engine import Engine
 from legato.pipeline import Pipeline
 from legato.types import Edit, Frame
@@ -70,8 +70,8 @@ def contenders(bench: Bench, options: SpeedOptions) -> dict[str, Callable[[], fl
         found[f"engine/{count}/{steps}"] = partial(
             closed_loop, bench.engine, bench.frames, count, seconds, steps=steps, edits=edits
         )
-        found[f"bare/{count}/{steps}"] = bare
-        found[f"bare+jpeg/{count}/{steps}"] = partial(bare, encode=as_jpeg)
+        found[f"bare/{count}/{steps}"] = partial(alone, bench.engine, bare)
+        found[f"bare+jpeg/{count}/{steps}"] = partial(alone, bench.engine, partial(bare, encode=as_jpeg))
     return found
 
 

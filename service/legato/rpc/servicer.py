@@ -23,6 +23,7 @@ from legato.rpc.stream import Parts, SessionStream
 from legato.served import Served
 from legato.session import Session
 from legato.store import Entry, SessionStore
+from legato.threads import PassingThread
 from legato.types import FrameAnswer, FrameJob
 from legato_pb import inversion_pb2 as pb
 from legato_pb import inversion_pb2_grpc
@@ -88,7 +89,8 @@ class Servicer(inversion_pb2_grpc.InversionServiceServicer):
     async def _open(self, request: pb.Open, context: Context) -> tuple[Entry[SessionStream], str]:
         base, _, delta = request.model.partition("+")
         with self._models.use(base) as served:
-            tuned = await asyncio.to_thread(served.engine.deltas.load, delta) if delta else None
+            load = served.engine.deltas.load
+            tuned = await asyncio.wrap_future(PassingThread().submit(load, delta)) if delta else None
             return self._open_on(served, request, context, delta, tuned)
 
     def _open_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from legato.images import Pixels
 from legato.options import Encoding, ImageFormat
 from legato.rpc import codec
 from legato_pb import inversion_pb2 as pb
@@ -185,6 +187,24 @@ def test_images_of_other_kinds_are_converted_and_fitted(running: Running) -> Non
         for seq, data in enumerate((gray, alpha), start=1):
             wire.frame(seq, pb.Image(format=pb.IMAGE_FORMAT_PNG, data=data))
             assert pixels(wire.result().reconstruction).shape == (RESOLUTION, RESOLUTION, 3)
+
+
+def test_only_what_takes_long_is_decoded_on_another_thread(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: dict[int, str] = {}
+    decode = codec.decode
+
+    def watched(format: ImageFormat, data: bytes, *, width: int, **limits: int) -> Pixels:
+        where[width] = threading.current_thread().name
+        return decode(format, data, width=width, **limits)
+
+    monkeypatch.setattr(codec, "decode", watched)
+    with running.wire().open() as wire:
+        for seq, side in enumerate((RESOLUTION, 128, 512), 1):
+            wire.frame(seq, picture(side))
+            wire.result()
+    assert where[RESOLUTION] == where[128]
+    assert where[512].startswith("legato-codec")
+    assert not where[128].startswith("legato-codec")
 
 
 def test_ordered_answers_all_that_has_credit_and_drops_the_rest_without_breaking(running: Running, hold: Hold) -> None:

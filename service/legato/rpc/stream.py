@@ -1,7 +1,7 @@
 """One stream: three tasks between a client's messages and a session.
 
     _read   messages into the session
-    _feed   session.take -> decode (codec threads) -> engine.submit
+    _feed   session.take -> decode (codec threads, but for small images) -> engine.submit
     _send   session.next_answer -> encode (codec threads) -> message to the client
 
 The engine answers from its own thread; `call_soon_threadsafe` brings the answer back to the event loop, where the
@@ -194,18 +194,18 @@ class SessionStream:
                 await self._may_feed.wait()
                 continue
             try:
-                frame, flow = await self._in_thread(self._decode, work, work.payload)
-                await self._submit(work, self._job(work, frame, flow))
+                todo = (work, work.payload)
+                quick = self.session.aligner is None and self.parts.reader.is_small(work.payload.image)
+                await self._submit(work, self._decode(*todo) if quick else await self._in_thread(self._decode, *todo))
             except Exception as error:
                 self.session.settle(work, _failure(error))
 
-    def _decode(self, work: Work, request: pb.FrameInput) -> tuple[Frame, Flow | None]:
-        start = time.perf_counter()
-        reader = self.parts.reader
+    def _decode(self, work: Work, request: pb.FrameInput) -> FrameJob:
+        start, reader = time.perf_counter(), self.parts.reader
         flow = reader.flow(request.flow) if request.HasField("flow") else None
         frame = aligning.frame(reader, self.session.aligner, request, work)
         work.decode_seconds = time.perf_counter() - start
-        return frame, flow
+        return self._job(work, frame, flow)
 
     def _job(self, work: Work, frame: Frame, flow: Flow | None) -> FrameJob:
         asked = work.settings

@@ -65,8 +65,8 @@ class Soak:
     async def _open(self, **more: Any) -> AsyncSession:
         edits = [Edit(self._draw.choice(self._directions), 1.0)] if self._draw.random() < 0.5 else []
         policy: Any = self._draw.choice(("ordered", "latest"))
-        steps, seconds, window = (self._draw.choice(some) for some in ((0, 0, 1, 2, 4), (0.0, 0.1, 0.5), (0, 0, 2)))
-        budget = Budget(int(steps), seconds, int(window))
+        draw = self._draw.choice
+        budget = Budget(draw((0, 0, 1, 2, 4)), draw((0.0, 0.1, 0.5)), draw((0, 0, 2)))
         session = await self._client.open(edits=edits, policy=policy, budget=budget, **more)
         self.sessions += 1
         return session

@@ -132,6 +132,8 @@ class Reader:
 
     def is_small(self, image: pb.Image) -> bool:
         """Whether `frame` takes no longer than to wake another thread; what it refuses is not."""
+        if len(image.data) > 3 * SMALL_PIXELS or self.model.resolution**2 > SMALL_PIXELS:
+            return False
         try:
             width, height = self.size(image)
         except LegatoError:
